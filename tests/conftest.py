@@ -1,0 +1,23 @@
+"""Fixtures that every area of the tests may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real logs, trips and DBCs that nobody here wrote.
+
+    Where it is absent the tests on it are skipped, unless TSPACE_REQUIRE_SHARED=1 (as in CI): then they fail.
+    """
+    folder = Path(os.environ.get("TSPACE_SHARED_DATA", PROJECT.parent / "shared" / "data"))
+    if folder.is_dir():
+        return folder
+    reason = f"no real logs at {folder}: set TSPACE_SHARED_DATA to the folder that holds can/, dbc/ and expected.json"
+    if os.environ.get("TSPACE_REQUIRE_SHARED") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
