@@ -17,7 +17,7 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("TSPACE_SHARED_DATA", PROJECT.parent / "shared" / "data"))
     if folder.is_dir():
         return folder
-    reason = f"no real logs at {folder}: set TSPACE_SHARED_DATA to the folder that holds can/, dbc/ and expected.json"
+    reason = f"no real logs at {folder}: set TSPACE_SHARED_DATA to the folder that holds expected.json"
     if os.environ.get("TSPACE_REQUIRE_SHARED") == "1":
         pytest.fail(reason)
     pytest.skip(reason)

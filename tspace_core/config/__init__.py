@@ -1,0 +1,59 @@
+"""Vehicles, drivers, sites, hyperparameters and settings: pydantic models of the YAML files in conf/."""
+
+from tspace_core.config.guard import GuardLimits
+from tspace_core.config.hyperparameters import DDPGHyperparameters, NoiseParameters
+from tspace_core.config.loading import (
+    driver_ids,
+    load_driver,
+    load_hyperparameters,
+    load_site,
+    load_vehicle,
+    read_vehicle,
+    vehicle_ids,
+)
+from tspace_core.config.map_formula import MapFormula, formula_map
+from tspace_core.config.places import Driver, DrivingStyle, Site
+from tspace_core.config.settings import Settings, settings
+from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
+from tspace_core.config.twin import TwinParameters
+from tspace_core.config.vehicle import (
+    EpisodeConfig,
+    LogConfig,
+    RewardConfig,
+    RoadLoad,
+    Sampling,
+    SignalSource,
+    TorqueMapConfig,
+    Vehicle,
+)
+
+__all__ = [
+    "FLASHED_ROWS",
+    "DDPGHyperparameters",
+    "Driver",
+    "DrivingStyle",
+    "EpisodeConfig",
+    "GuardLimits",
+    "LogConfig",
+    "MapFormula",
+    "NoiseParameters",
+    "RewardConfig",
+    "RoadLoad",
+    "Sampling",
+    "Settings",
+    "SignalSource",
+    "Site",
+    "TorqueMap",
+    "TorqueMapConfig",
+    "TwinParameters",
+    "Vehicle",
+    "driver_ids",
+    "formula_map",
+    "load_driver",
+    "load_hyperparameters",
+    "load_site",
+    "load_vehicle",
+    "read_vehicle",
+    "settings",
+    "vehicle_ids",
+]

@@ -1,0 +1,57 @@
+"""Limits of the guard in front of every flash, as data; the numbers are the defaults of the envelope.
+
+Sources: the envelope measured against panda/opendbc (rate and value limits, staleness), PX4 (stream alive
+before arming) and UN R156 (a parameter change is recorded and has a safe state).
+"""
+
+from pydantic import Field
+
+from tspace_core.config.base import ConfigModel
+
+
+class GuardLimits(ConfigModel):
+    """What a flash may change, and when the reference map comes back."""
+
+    positive_factor_min: float = Field(
+        default=0.8, ge=0, le=1, description="lower bound of positive cells, x reference"
+    )
+    positive_factor_max: float = Field(
+        default=1.0, ge=0, le=1, description="upper bound of positive cells, x reference"
+    )
+    pedal_zero_drop_nm: float = Field(
+        default=50.0, ge=0, description="lowest torque at pedal 0 below the reference, Nm"
+    )
+    lift_off_deceleration_mps2: float = Field(
+        default=1.3, gt=0, description="strongest deceleration at pedal 0, m/s2"
+    )
+    no_regen_below_kmh: float = Field(
+        default=7.0, ge=0, description="no negative torque at pedal 0 below it, km/h"
+    )
+    cell_rate_nm: float = Field(default=50.0, gt=0, description="largest change of a cell in one flash, Nm")
+    cell_rate_10s_nm: float = Field(
+        default=100.0, gt=0, description="largest change of a cell within 10 s, Nm"
+    )
+    neighbour_step_nm: float = Field(
+        default=600.0, gt=0, description="largest step between neighbouring cells, Nm"
+    )
+    driver_point_nm: float = Field(
+        default=50.0, gt=0, description="largest change at the driver's present point, Nm"
+    )
+    flash_interval_s: float = Field(default=1.0, gt=0, description="shortest time between two flashes, s")
+    flash_time_limit_s: float = Field(
+        default=2.0, gt=0, description="a flash that takes longer is UNKNOWN, s"
+    )
+    heartbeat_hz: float = Field(default=10.0, gt=0, description="heartbeat of the agent to the guard, 1/s")
+    no_flash_after_s: float = Field(
+        default=0.5, gt=0, description="heartbeat lost this long: no new flash, s"
+    )
+    reference_after_s: float = Field(
+        default=2.0, gt=0, description="heartbeat lost this long: reference map, s"
+    )
+    invalid_windows: int = Field(
+        default=3, ge=1, description="invalid windows in a row until the reference map"
+    )
+    window_rate_min: float = Field(default=0.9, gt=0, le=1, description="least share of samples in a window")
+    stale_periods: int = Field(
+        default=10, ge=1, description="a sample older than so many of its periods is stale"
+    )

@@ -1,0 +1,132 @@
+"""Where data lies and which servers are used: conf/settings.yaml, overridden by TSPACE_* variables.
+
+Secrets and hosts come from the environment only; conf/ never holds them. A nested field is reached with a
+double underscore, e.g. ``TSPACE_HMI__SOURCE=udp``.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from tspace_core.errors import ConfigError
+
+
+def project_dir() -> Path:
+    """The project's folder: TSPACE_PROJECT_DIR, or the one the package was installed from in place."""
+    given = os.environ.get("TSPACE_PROJECT_DIR")
+    return Path(given).resolve() if given else Path(__file__).resolve().parents[2]
+
+
+class HmiSettings(BaseModel):
+    """Where the training HMI's requests come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Literal["udp", "rmq", "dummy"] = "dummy"
+    udp_host: str = Field(default="127.0.0.1", description="address that the HMI's datagrams arrive at")
+    udp_port: int = Field(default=8002, ge=1, le=65535)
+
+
+class Settings(BaseSettings):
+    """Settings of one installation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TSPACE_", env_nested_delimiter="__", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    conf_dir: Path = Field(
+        default=Path("conf"), description="vehicles, drivers, sites, hyperparameters, maps, DBCs"
+    )
+    data_dir: Path = Field(default=Path("data"), description="root of the lake")
+    out_dir: Path = Field(default=Path("out"), description="reports")
+    inbox_dir: Path = Field(
+        default=Path("data/inbox"), description="watched folder: <inbox>/<vehicle id>/<log>"
+    )
+    dbc_path: tuple[Path, ...] = Field(
+        default=(Path("conf/dbc"),), description="folders searched for DBC files"
+    )
+    hmi: HmiSettings = HmiSettings()
+    mlflow_uri: str | None = Field(default=None, description="tracking server; default: SQLite in data_dir")
+    mongodb_uri: SecretStr | None = Field(
+        default=None, description="document store, from the environment only"
+    )
+    remote_can_url: SecretStr | None = Field(
+        default=None, description="remote CAN service, from the environment only"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments before environment before conf/settings.yaml."""
+        file = project_dir() / "conf" / "settings.yaml"
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
+
+    @property
+    def catalogue(self) -> Path:
+        """The DuckDB catalogue."""
+        return self.data_dir / "catalogue.duckdb"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking store."""
+        return self.mlflow_uri or f"sqlite:///{self.data_dir / 'mlflow.db'}"
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process; relative paths are below the project's folder.
+
+    Call ``settings.cache_clear()`` after changing the environment.
+
+    Raises:
+        ConfigError: names each wrong setting and its value.
+    """
+    try:
+        found = Settings()
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']} (value seen: {item['input']!r})"
+            for item in error.errors()
+        ]
+        message = "wrong settings in conf/settings.yaml or TSPACE_*:\n  " + "\n  ".join(lines)
+        raise ConfigError(message) from error
+    root = project_dir()
+    return found.model_copy(
+        update={
+            "conf_dir": root / found.conf_dir,
+            "data_dir": root / found.data_dir,
+            "out_dir": root / found.out_dir,
+            "inbox_dir": root / found.inbox_dir,
+            "dbc_path": tuple(root / folder for folder in found.dbc_path),
+        }
+    )
+
+
+def find_dbc(name: str) -> Path:
+    """The DBC file of that name along ``settings().dbc_path``.
+
+    Raises:
+        ConfigError: names the file and the folders looked in.
+    """
+    folders = settings().dbc_path
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    looked = ", ".join(str(folder) for folder in folders)
+    message = f"DBC file {name!r} not found in {looked}; put it there or add its folder to dbc_path"
+    raise ConfigError(message)
