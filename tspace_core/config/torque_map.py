@@ -129,6 +129,9 @@ class TorqueMap:
     ) -> "TorqueMap":
         """The live map after a flash: 4 rows become ``default + action * budget``, clipped.
 
+        The limits are ``[default - budget, upper]``; where a small ``upper_factor`` makes them contradict
+        each other, the upper one wins.
+
         Args:
             action: 4 rows x columns in [-1, 1], flat or not.
             first_row: index of the first of the 4 rows.

@@ -1,0 +1,65 @@
+# One command does the whole of a thing. `make help` lists them.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# Dagster's instance is described by dagster.yaml beside this file; what it stores goes below data/dagster.
+export DAGSTER_HOME := $(CURDIR)
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo ui test nightly lint format bench lock clean
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## create .venv from the lock file and install the package and its command line
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock (some minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint requirements.lock setuptools wheel
+	$(BIN)/pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[dev]'
+	@touch $(READY)
+
+demo: setup  ## the whole way once: the twin drives, Dagster makes an agent of it, a report says what it saves
+	@$(BIN)/python -m tspace_pipelines.demo
+
+ui: setup  ## Dagster's pages on the same instance as the demo
+	$(BIN)/dagster dev --workspace workspace.yaml
+
+test: setup  ## the whole test suite
+	$(BIN)/python -m pytest
+
+nightly: setup  ## the slow proofs as well
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: setup  ## style, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy tspace_core tspace_pipelines tests benchmarks
+	$(BIN)/lint-imports
+
+format: setup  ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## ours and the peers in the same run
+	$(BIN)/pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[bench]'
+	$(BIN)/python benchmarks/etl.py
+	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/ddpg.py
+	$(BIN)/python benchmarks/pipeline.py
+
+lock:  ## resolve pyproject.toml anew into requirements.lock
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/pip install --quiet pip-tools
+	.lock-venv/bin/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-header \
+		--no-emit-find-links --no-emit-index-url --annotation-style=line --output-file requirements.lock pyproject.toml
+	sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' requirements.lock
+	rm -rf .lock-venv
+
+clean:  ## remove what the commands made, the data of the demo included
+	rm -rf $(VENV) data out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
