@@ -1,0 +1,116 @@
+"""The manifest of a replay buffer: what its files hold, in the words a reader and a checker need."""
+
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tspace_core.errors import StorageError
+
+MANIFEST = "manifest.json"
+ROWS = "rows.f32"
+STARTS = "starts.npy"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReplayLayout(_Frozen):
+    """What every episode of one buffer has in common."""
+
+    state_dim: int
+    action_dim: int
+    rate_hz: float
+    window: int
+    signals: tuple[str, ...]
+    reward_kind: str
+    gamma: float
+    budget_nm: float
+    pedal_axis: tuple[float, ...]
+    speed_axis_kmh: tuple[float, ...]
+
+    @property
+    def row_width(self) -> int:
+        """Floats a row: state, action, reward, first flashed row of the map."""
+        return self.state_dim + self.action_dim + 2
+
+
+class ReplayEpisode(_Frozen):
+    """Place of one episode: rows ``first .. first + length``; the last holds the last observation only."""
+
+    id: str
+    vehicle_id: str
+    first: int
+    length: int
+    terminal: bool
+
+
+class RewardRange(_Frozen):
+    """Smallest, largest and mean reward of all records (unit of the reward kind)."""
+
+    minimum: float
+    maximum: float
+    mean: float
+
+
+class ReplayContent(_Frozen):
+    """All that follows from the episodes alone; equal input gives an equal content."""
+
+    format: Literal["tspace-replay-1"] = "tspace-replay-1"
+    layout: ReplayLayout
+    rows: int
+    records: int
+    rows_sha256: str
+    episodes: tuple[ReplayEpisode, ...]
+    reward: RewardRange
+    state_mean: tuple[float, ...]
+    state_std: tuple[float, ...]
+
+    def sha256(self) -> str:
+        """Hash of the content, hex."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ReplayManifest(_Frozen):
+    """The manifest file of one version."""
+
+    name: str
+    version: str
+    created: datetime
+    software_version: str
+    content_sha256: str
+    content: ReplayContent
+
+    @classmethod
+    def read(cls, directory: Path) -> "ReplayManifest":
+        """Read and check the manifest of a version's directory.
+
+        Raises:
+            StorageError: the file is missing, unreadable, or does not match its own content hash.
+        """
+        path = directory / MANIFEST
+        try:
+            manifest = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            message = f"{path}: missing, so {directory} is no replay buffer; build it again from its episodes"
+            raise StorageError(message) from error
+        except (ValidationError, OSError) as error:
+            message = f"{path}: not a replay manifest ({error}); build the buffer again from its episodes"
+            raise StorageError(message) from error
+        found = manifest.content.sha256()
+        if found != manifest.content_sha256:
+            message = (
+                f"{path}: its content hashes to {found[:12]}..., the manifest says "
+                f"{manifest.content_sha256[:12]}...: it was changed or damaged; build the buffer again"
+            )
+            raise StorageError(message)
+        return manifest
+
+    def write(self, directory: Path) -> None:
+        """Write the manifest into ``directory``."""
+        (directory / MANIFEST).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
