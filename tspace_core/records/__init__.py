@@ -1,0 +1,1 @@
+"""Windows, quadruples, episodes: what learning is done on, with schemas, meta information and rewards."""

@@ -1,0 +1,58 @@
+"""What every episode carries beside its numbers."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TimeSource = Literal["absolute_stamps", "log_header", "date_folder", "file_modified", "clock"]
+ActionSource = Literal["flash_journal", "realised_torque", "default_map", "agent"]
+
+UNITS: dict[str, str] = {
+    "velocity": "km/h",
+    "thrust": "%",
+    "brake": "%",
+    "current": "A",
+    "voltage": "V",
+    "gear": "-",
+    "motor_torque": "Nm",
+    "motor_speed": "rpm",
+    "torque_request": "Nm",
+    "soc": "%",
+    "elevation": "m",
+    "energy": "Wh",
+    "distance": "m",
+    "time": "UTC",
+}
+"""Units of the signals and sums by name."""
+
+
+class EpisodeMeta(BaseModel):
+    """Where an episode comes from and what its numbers mean. Instants are UTC with the zone beside them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    episode_id: str
+    vehicle_id: str
+    driver_id: str
+    site_id: str
+    timezone: str = Field(description="IANA name of the site's time zone")
+    units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
+    rate_hz: float = Field(gt=0)
+    window: int = Field(gt=0, description="samples in a state window")
+    signals: tuple[str, ...] = Field(description="order of the signals in a state")
+    pedal_axis: tuple[float, ...] = Field(description="map columns, fraction of full travel")
+    speed_axis_kmh: tuple[float, ...] = Field(description="map rows, km/h")
+    budget_nm: float = Field(gt=0, description="torque of an action of 1")
+    software_version: str
+    log_key: str = Field(description="vehicle/date/name of the raw log")
+    segment: int = Field(default=0, ge=0, description="stretch of the log without a break in its clock")
+    time_source: TimeSource
+    substitutes: dict[str, str] = Field(default_factory=dict, description="signal: what stands in for it")
+    action_source: ActionSource
+    action_note: str = ""
+    reward_kind: str
+    gamma: float = 0.99
+    energy_wh: float = Field(description="electric energy of all rewarded time, discharge positive")
+    distance_m: float
+    duration_s: float = Field(ge=0, description="first sample of the first window to the last of the last")
+    end_reason: str = Field(description="why the episode ends where it does")

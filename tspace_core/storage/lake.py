@@ -1,0 +1,231 @@
+"""The lake: where everything lies at rest, by one layout.
+
+::
+
+    raw/<vehicle>/<date>/<log>                             as it came, immutable
+    raw/<vehicle>/<date>/<log>.flashes.jsonl               flash journal, where the log has one
+    raw/<vehicle>/<date>/<log>.origin.json                 content hash, source, what its date is from
+    frames/vehicle=<vehicle>/date=<date>/<log>.parquet     parsed once, row groups sorted by id
+    signals/vehicle=<vehicle>/date=<date>/<log>.parquet    decoded, on the vehicle's grid
+    episodes/vehicle=<vehicle>/date=<date>/<log>.<hash>.<number>.parquet
+    episodes/vehicle=<vehicle>/date=<date>/<log>.episodes.json
+    replay/<name>/<version>/   checkpoints/<agent>/<run>/<step>/   quarantine/<kind>/
+
+An episode is visible only if its log's ``.episodes.json`` names it: that one file is replaced when all new
+episodes are written, so a reader sees all of the old ones or all of the new ones.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tspace_core.errors import StorageError
+from tspace_core.storage.files import atomic_write, sha256, write_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+JOURNAL_SUFFIX = ".flashes.jsonl"
+ORIGIN_SUFFIX = ".origin.json"
+_SAFE = re.compile(r"\w[\w.\-+ ()\[\],@#~&%]*")
+
+
+@dataclass(frozen=True, order=True)
+class RawLog:
+    """A raw log in the lake."""
+
+    vehicle_id: str
+    date: str
+    name: str
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """``vehicle/date/name``: identifies the log in the whole lake."""
+        return f"{self.vehicle_id}/{self.date}/{self.name}"
+
+    @property
+    def journal(self) -> Path:
+        """Where its flash journal lies, if it has one."""
+        return self.path.with_name(self.path.name + JOURNAL_SUFFIX)
+
+    @property
+    def origin(self) -> Path:
+        """Where its content hash and origin are kept."""
+        return self.path.with_name(self.path.name + ORIGIN_SUFFIX)
+
+
+class Lake:
+    """Paths of the lake below ``root``; makes folders only when something is written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def __repr__(self) -> str:
+        return f"Lake({str(self.root)!r})"
+
+    def raw(self, vehicle_id: str, day: str, name: str) -> Path:
+        """Return where a raw log lies.
+
+        Raises:
+            StorageError: if a part could leave its folder, or ``day`` is no YYYY-MM-DD.
+        """
+        _check(vehicle_id, day, name)
+        return self.root / "raw" / vehicle_id / day / name
+
+    def raw_log(self, key: str) -> RawLog:
+        """Return the raw log of a key ``vehicle/date/name``.
+
+        Raises:
+            StorageError: if the key has another form or there is no such log.
+        """
+        parts = key.split("/")
+        if len(parts) != 3:
+            message = f"log key {key!r} must have the form vehicle/YYYY-MM-DD/name"
+            raise StorageError(message)
+        path = self.raw(*parts)
+        if not path.is_file():
+            message = f"no raw log {key!r}: {path} does not exist; store it first (tspace ingest)"
+            raise StorageError(message)
+        return RawLog(parts[0], parts[1], parts[2], path)
+
+    def raw_logs(self, vehicle_id: str | None = None) -> list[RawLog]:
+        """Return all raw logs, of one vehicle or of all, ordered by vehicle, date and name."""
+        pattern = f"{vehicle_id}/*/*" if vehicle_id else "*/*/*"
+        return sorted(
+            RawLog(path.parts[-3], path.parts[-2], path.name, path)
+            for path in (self.root / "raw").glob(pattern)
+            if path.is_file()
+            and not path.name.startswith(".")
+            and not path.name.endswith((JOURNAL_SUFFIX, ORIGIN_SUFFIX))
+        )
+
+    def frames(self, log: RawLog) -> Path:
+        """Return where the parsed frames of a log lie."""
+        return self._partition("frames", log) / f"{log.name}.parquet"
+
+    def signals(self, log: RawLog) -> Path:
+        """Return where the signals of a log lie."""
+        return self._partition("signals", log) / f"{log.name}.parquet"
+
+    def episode(self, log: RawLog, version: str, number: int) -> Path:
+        """Return where episode ``number`` of a log lies, made from inputs of fingerprint ``version``."""
+        return self._partition("episodes", log) / f"{log.name}.{version[:8]}.{number:04d}.parquet"
+
+    def episodes_manifest(self, log: RawLog) -> Path:
+        """Return the file that says which episodes of a log are visible."""
+        return self._partition("episodes", log) / f"{log.name}.episodes.json"
+
+    def episode_manifests(self, vehicle_id: str | None = None) -> list[Path]:
+        """Return the manifests of all logs that were cut into episodes, of one vehicle or of all."""
+        vehicle = vehicle_id or "*"
+        return sorted((self.root / "episodes").glob(f"vehicle={vehicle}/date=*/*.episodes.json"))
+
+    def episodes(self, log: RawLog | None = None, *, vehicle_id: str | None = None) -> list[Path]:
+        """Return the visible episode files: of one log, of one vehicle, or all.
+
+        Raises:
+            StorageError: if a manifest is damaged or names a file that is gone.
+        """
+        manifests = [self.episodes_manifest(log)] if log else self.episode_manifests(vehicle_id)
+        return [path for manifest in manifests if manifest.is_file() for path in _listed(manifest)]
+
+    def replay(self, name: str) -> Path:
+        """Return the folder of a replay buffer's versions."""
+        return self.root / "replay" / name
+
+    def checkpoints(self, agent: str, run: str) -> Path:
+        """Return the folder of a training run's checkpoints."""
+        return self.root / "checkpoints" / agent / run
+
+    def quarantine(self, kind: str, source: "Path | pl.DataFrame", reason: str, *, name: str = "") -> Path:
+        """Put aside what failed a check, with the reason in a JSON file beside it.
+
+        A file of the lake is moved, so that no reader meets it again; a raw log or a foreign file is copied
+        and stays; a frame is written as Parquet. The same content again gives the same place.
+
+        Args:
+            kind: what it was going to be: raw, frames, signals, episodes, ...
+            source: the file or data frame.
+            reason: what is wrong with it: check, value, limit, place.
+            name: name to keep it under; needed for a frame, else the file's own.
+
+        Returns:
+            Where it lies now; the reason is at the same path + ``.reason.json``.
+        """
+        folder = self.root / "quarantine" / kind
+        if isinstance(source, Path):
+            target = folder / f"{sha256(source)[:12]}.{name or source.name}"
+            mine = source.resolve().is_relative_to(self.root)
+            if not target.exists():
+                with atomic_write(target) as temporary:
+                    shutil.copyfile(source, temporary)
+            if mine and not source.resolve().is_relative_to(self.root / "raw"):
+                source.unlink()
+            origin = str(source)
+        else:
+            content = hashlib.sha256(repr((source.schema, source.hash_rows().to_list())).encode())
+            target = folder / f"{content.hexdigest()[:12]}.{name or kind}.parquet"
+            if not target.exists():
+                with atomic_write(target) as temporary:
+                    source.write_parquet(temporary, compression="zstd")
+            origin = name or kind
+        note = {"kind": kind, "source": origin, "reason": reason, "at": datetime.now(UTC).isoformat()}
+        write_text(target.with_name(f"{target.name}.reason.json"), json.dumps(note, indent=1))
+        return target
+
+    def _partition(self, area: str, log: RawLog) -> Path:
+        _check(log.vehicle_id, log.date, log.name)
+        return self.root / area / f"vehicle={log.vehicle_id}" / f"date={log.date}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that this package wrote.
+
+    Raises:
+        StorageError: if it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{path} is damaged ({error}): delete it and run the stage that writes it again"
+        raise StorageError(message) from error
+    if not isinstance(content, dict):
+        message = (
+            f"{path} holds {type(content).__name__}, expected an object: delete it and run its stage again"
+        )
+        raise StorageError(message)
+    return content
+
+
+def _listed(manifest: Path) -> list[Path]:
+    paths = [manifest.parent / str(entry["file"]) for entry in read_json(manifest).get("episodes", [])]
+    for path in paths:
+        if not path.is_file():
+            message = (
+                f"{manifest} names {path.name}, which is gone: delete the manifest and run the stage again"
+            )
+            raise StorageError(message)
+    return paths
+
+
+def _check(vehicle_id: str, day: str, name: str) -> None:
+    for what, value in (("vehicle id", vehicle_id), ("log name", name)):
+        if not _SAFE.fullmatch(value):
+            message = (
+                f"{what} {value!r} cannot be a file name in the lake: begin with a letter, digit or _ and "
+                "use letters, digits, blanks and _.-+()[],@#~&%"
+            )
+            raise StorageError(message)
+    try:
+        exact = date.fromisoformat(day).isoformat() == day
+    except ValueError:
+        exact = False
+    if not exact:
+        message = f"date {day!r} of log {name!r} is no day in the form YYYY-MM-DD"
+        raise StorageError(message)
