@@ -1,0 +1,148 @@
+"""Trip tables: one row an instant, one column a quantity, as published drives come.
+
+``;`` between cells, Latin-1, names that change from trip to trip, names given twice or not at all. The
+columns become the same samples that CAN logs become.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tspace_core.can.report import ReadReport
+from tspace_core.can.samples import Samples, sentinel_mask, valid_samples
+from tspace_core.config.vehicle import SignalSource, Vehicle
+from tspace_core.errors import ConfigError, LogReadError
+
+_TIME = re.compile(r"time\s*\[s\]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TripTable:
+    """A trip table as samples.
+
+    Attributes:
+        samples: valid samples of each signal of the vehicle.
+        rows: rows below the header, broken ones included.
+        time: int64[n], ns, of the rows that have one, in the order of the file.
+        columns: names of all columns, made unique.
+    """
+
+    samples: dict[str, Samples]
+    rows: int
+    time: npt.NDArray[np.int64]
+    columns: tuple[str, ...]
+
+
+def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTable:
+    """Read a trip table.
+
+    A bad cell costs only itself, a row without a time only itself. Counted in ``report``: ``bad_time``
+    (rows), ``empty_cell`` and ``bad_number`` (samples), ``missing_column`` (signals), and what
+    ``valid_samples`` counts.
+
+    Raises:
+        LogReadError: there is no file, no row, or no column of time in seconds.
+        ConfigError: a signal of the vehicle does not come from a column.
+    """
+    columns, rows = _table(path)
+    time_column = next((k for k, name in enumerate(columns) if _TIME.fullmatch(name)), None)
+    if time_column is None:
+        message = (
+            f"{path}, line 1: no column `Time [s]` among {', '.join(columns[:10])}; a trip table starts with "
+            "a line of names, `;` between them"
+        )
+        raise LogReadError(message)
+    seconds, _ = _numbers(rows, time_column)
+    timed = np.isfinite(seconds)
+    if not timed.all():
+        first = int(np.argmin(timed))
+        detail = f"{_cell(rows[first], time_column)!r} is no time in seconds"
+        place = f"{path.name}, line {first + 2}"
+        report.drop("bad_time", count=int(np.count_nonzero(~timed)), place=place, detail=detail)
+    time = np.rint(seconds[timed] * 1e9).astype(np.int64)
+    samples = {}
+    for name, source in vehicle.signals.items():
+        if source.column is None:
+            message = f"vehicle {vehicle.id}, signal {name}: comes from CAN, but {path.name} is a trip table"
+            raise ConfigError(message)
+        if source.column not in columns:
+            detail = f"no column {source.column!r}, which signal {name} of vehicle {vehicle.id} comes from"
+            report.drop("missing_column", place=f"{path.name}, line 1", detail=detail)
+            samples[name] = Samples.empty()
+            continue
+        samples[name] = _column(path, rows, columns.index(source.column), timed, time, name, source, report)
+    return TripTable(samples, len(rows), time, tuple(columns))
+
+
+def column_names(header: Sequence[str]) -> list[str]:
+    """Names without blanks at their ends; a name given twice gets `` (2)``, none at all ``column <n>``."""
+    names: list[str] = []
+    for number, cell in enumerate(header, start=1):
+        name = " ".join(cell.split()) or f"column {number}"
+        copies = 1
+        unique = name
+        while unique in names:
+            copies += 1
+            unique = f"{name} ({copies})"
+        names.append(unique)
+    return names
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        with path.open(encoding="latin-1", newline="") as file:
+            lines = [line for line in csv.reader(file, delimiter=";") if any(cell.strip() for cell in line)]
+    except (OSError, csv.Error) as error:
+        message = f"{path}: cannot be read as a trip table ({error})"
+        raise LogReadError(message) from error
+    if len(lines) < 2:
+        message = f"{path}: holds {len(lines)} lines; a trip table has a line of names and rows below it"
+        raise LogReadError(message)
+    return column_names([cell.removeprefix("\u00ef\u00bb\u00bf") for cell in lines[0]]), lines[1:]
+
+
+def _column(
+    path: Path,
+    rows: list[list[str]],
+    index: int,
+    timed: npt.NDArray[np.bool_],
+    time: npt.NDArray[np.int64],
+    name: str,
+    source: SignalSource,
+    report: ReadReport,
+) -> Samples:
+    values, bad = _numbers(rows, index)
+    for row in bad:
+        if timed[row]:
+            text = _cell(rows[row], index)
+            place = f"{path.name}, line {row + 2}, column {source.column}"
+            if text:
+                report.drop("bad_number", place=place, detail=f"{text!r} is no number")
+            else:
+                report.drop("empty_cell", place=place, detail="no value")
+    usable = timed.copy()
+    usable[bad] = False
+    physical = values[usable]
+    return valid_samples(name, source, time[usable[timed]], physical, sentinel_mask(source, physical), report)
+
+
+def _cell(row: list[str], index: int) -> str:
+    return row[index].strip() if index < len(row) else ""
+
+
+def _numbers(rows: list[list[str]], index: int) -> tuple[npt.NDArray[np.float64], list[int]]:
+    """The column as float64 (NaN where it is no number) and the rows where it is none."""
+    values = np.empty(len(rows), np.float64)
+    bad = []
+    for number, row in enumerate(rows):
+        try:
+            values[number] = float(row[index])
+        except (ValueError, IndexError):
+            values[number] = np.nan
+            bad.append(number)
+    return values, bad
