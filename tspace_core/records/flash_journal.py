@@ -1,0 +1,126 @@
+"""The flash journal: which rows of the torque map took effect when, beside a raw log.
+
+One JSON object a line::
+
+    {"time_ns": 12500000000, "first_row": 2, "torque_nm": [[...17] x 4], "result": "APPLIED"}
+
+``time_ns`` is on the log's clock, the instant the flash took effect. ``result`` is APPLIED, REVERTED (rolled
+back: the map from before is live) or UNKNOWN (no acknowledgement: what is live is not known).
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tspace_core.config import TorqueMap
+from tspace_core.errors import RecordError
+from tspace_core.records.policy import ACTION_DIM, ACTION_ROWS
+
+FlashResult = Literal["APPLIED", "REVERTED", "UNKNOWN"]
+
+
+@dataclass(frozen=True, eq=False)
+class Flash:
+    """One flash: 4 consecutive rows of the torque map.
+
+    Attributes:
+        time_ns: instant it took effect, ns on the log's clock.
+        first_row: index of the first of the 4 rows.
+        torque_nm: shape (4, 17) float32, Nm as written.
+        result: what became of it.
+    """
+
+    time_ns: int
+    first_row: int
+    torque_nm: NDArray[np.float32]
+    result: FlashResult
+
+    def to_json(self) -> str:
+        """Return the journal's line, without its line end."""
+        return json.dumps(
+            {
+                "time_ns": self.time_ns,
+                "first_row": self.first_row,
+                "torque_nm": [[float(cell) for cell in row] for row in self.torque_nm],
+                "result": self.result,
+            }
+        )
+
+
+def write_journal(path: Path, flashes: Iterable[Flash]) -> None:
+    """Write a journal, a line a flash."""
+    path.write_text("".join(f"{flash.to_json()}\n" for flash in flashes), encoding="utf-8")
+
+
+def read_journal(path: Path, default: TorqueMap) -> list[Flash]:
+    """Read a journal in the order of its lines.
+
+    Raises:
+        RecordError: names the line, what is wrong with it, and the form that is expected.
+    """
+    flashes: list[Flash] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            flashes.append(_parse(line, default))
+        except (ValueError, KeyError, TypeError) as error:
+            message = (
+                f"{path}, line {number}: {error!r}; expected "
+                '{"time_ns": int, "first_row": int, "torque_nm": [[17 numbers] x 4], '
+                '"result": "APPLIED" | "REVERTED" | "UNKNOWN"}: correct or remove the line'
+            )
+            raise RecordError(message) from error
+    return flashes
+
+
+def _parse(line: str, default: TorqueMap) -> Flash:
+    entry = json.loads(line)
+    columns = len(default.pedal_axis)
+    torque = np.asarray(entry["torque_nm"], np.float32)
+    first_row, result = int(entry["first_row"]), entry["result"]
+    if torque.shape != (ACTION_ROWS, columns) or not np.isfinite(torque).all():
+        message = f"torque_nm has shape {torque.shape}, expected ({ACTION_ROWS}, {columns}) finite numbers"
+        raise ValueError(message)
+    if not 0 <= first_row <= len(default.speed_axis_kmh) - ACTION_ROWS:
+        message = f"first_row {first_row} is outside 0..{len(default.speed_axis_kmh) - ACTION_ROWS}"
+        raise ValueError(message)
+    if result not in get_args(FlashResult):
+        message = f"result {result!r} is none of {', '.join(get_args(FlashResult))}"
+        raise ValueError(message)
+    return Flash(int(entry["time_ns"]), first_row, torque, result)
+
+
+class LiveMap:
+    """The map that is live, flash by flash, beginning with the default."""
+
+    def __init__(self, default: TorqueMap, budget_nm: float) -> None:
+        self._default = default.table
+        self._live = default.table.copy()
+        self._budget = np.float32(budget_nm)
+        self.known = True
+
+    def take(self, flash: Flash) -> None:
+        """Let a flash take effect; only an applied one changes the map, an unknown one makes it unknown."""
+        rows = slice(flash.first_row, flash.first_row + ACTION_ROWS)
+        if flash.result == "APPLIED":
+            self._live[rows] = flash.torque_nm
+            self.known = True
+        elif flash.result == "UNKNOWN":
+            self.known = False
+
+    def action(self, first_row: int) -> NDArray[np.float32]:
+        """Return 4 rows as (live - default) / budget, clipped to [-1, 1], shape (68,)."""
+        rows = slice(first_row, first_row + ACTION_ROWS)
+        action = (self._live[rows] - self._default[rows]) / self._budget
+        return np.asarray(np.clip(action, -1.0, 1.0), np.float32).reshape(ACTION_DIM)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether no row differs from the default."""
+        return bool(np.array_equal(self._live, self._default))
