@@ -1,0 +1,81 @@
+"""What the report shows besides the comparison: the data and the training behind the policy."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from tspace_core.evaluation.figures import Picture
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class LogLine(_Section):
+    """One raw log: what it held and what had to be left out, with the count of each reason."""
+
+    key: str
+    format: str
+    frames: int
+    seconds: float | None = None
+    distance_km: float | None = None
+    energy_wh: float | None = None
+    dropped: Mapping[str, int] = {}
+
+
+class SignalLine(_Section):
+    """A decoded signal over all logs, before resampling."""
+
+    name: str
+    unit: str
+    count: int
+    minimum: float
+    maximum: float
+    mean: float
+    substitute: str | None = None
+
+
+class EpisodesLine(_Section):
+    """The episodes that were learned from."""
+
+    episodes: int
+    records: int
+    energy_wh: float | None = None
+    distance_km: float | None = None
+    reward_kind: str = ""
+    reward_mean: float | None = None
+    left_out: Mapping[str, int] = {}
+
+
+class DataSection(_Section):
+    """Logs, signals, episodes, and pictures of them."""
+
+    logs: tuple[LogLine, ...] = ()
+    signals: tuple[SignalLine, ...] = ()
+    episodes: EpisodesLine | None = None
+    pictures: tuple[Picture, ...] = ()
+
+
+class TrainingSection(_Section):
+    """How the policy was trained.
+
+    ``final_losses`` and ``hyperparameters`` are shown as they stand, name beside value.
+    """
+
+    agent: str
+    run: str
+    updates: int
+    seconds: float | None = None
+    replay: str = ""
+    checkpoint: str = ""
+    tracking: str = ""
+    final_losses: Mapping[str, float] = {}
+    hyperparameters: Mapping[str, object] = {}
+    pictures: tuple[Picture, ...] = ()
+
+
+class Provenance(_Section):
+    """How the report was made, so that someone else can make it again."""
+
+    command: str = ""
+    settings: Mapping[str, object] = {}
