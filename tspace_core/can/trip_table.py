@@ -5,6 +5,8 @@ columns become the same samples that CAN logs become.
 """
 
 import csv
+import gzip
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +17,12 @@ import numpy.typing as npt
 
 from tspace_core.can.report import ReadReport
 from tspace_core.can.samples import Samples, sentinel_mask, valid_samples
-from tspace_core.config.vehicle import SignalSource, Vehicle
+from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import ConfigError, LogReadError
 
-_TIME = re.compile(r"time\s*\[s\]", re.IGNORECASE)
+_TIME = re.compile(r"time\s*(\[s\])?", re.IGNORECASE)
+_GZIP = b"\x1f\x8b"
+_UTF8_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +53,7 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
         LogReadError: there is no file, no row, or no column of time in seconds.
         ConfigError: a signal of the vehicle does not come from a column.
     """
-    columns, rows = _table(path)
+    columns, rows, lines = _table(path)
     time_column = next((k for k, name in enumerate(columns) if _TIME.fullmatch(name)), None)
     if time_column is None:
         message = (
@@ -62,7 +66,7 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
     if not timed.all():
         first = int(np.argmin(timed))
         detail = f"{_cell(rows[first], time_column)!r} is no time in seconds"
-        place = f"{path.name}, line {first + 2}"
+        place = f"{path.name}, line {lines[first]}"
         report.drop("bad_time", count=int(np.count_nonzero(~timed)), place=place, detail=detail)
     time = np.rint(seconds[timed] * 1e9).astype(np.int64)
     samples = {}
@@ -75,7 +79,18 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
             report.drop("missing_column", place=f"{path.name}, line 1", detail=detail)
             samples[name] = Samples.empty()
             continue
-        samples[name] = _column(path, rows, columns.index(source.column), timed, time, name, source, report)
+        index = columns.index(source.column)
+        values, bad = _numbers(rows, index)
+        for row in bad:
+            if timed[row]:
+                place = f"{path.name}, line {lines[row]}, column {source.column}"
+                _count_bad(_cell(rows[row], index), place, report)
+        usable = timed.copy()
+        usable[bad] = False
+        physical = values[usable]
+        samples[name] = valid_samples(
+            name, source, time[usable[timed]], physical, sentinel_mask(source, physical), report
+        )
     return TripTable(samples, len(rows), time, tuple(columns))
 
 
@@ -93,42 +108,33 @@ def column_names(header: Sequence[str]) -> list[str]:
     return names
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Names, rows and the line of each row; lines of blanks are no rows."""
     try:
-        with path.open(encoding="latin-1", newline="") as file:
-            lines = [line for line in csv.reader(file, delimiter=";") if any(cell.strip() for cell in line)]
-    except (OSError, csv.Error) as error:
-        message = f"{path}: cannot be read as a trip table ({error})"
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content.startswith(_GZIP) else content
+        reader = csv.reader(
+            io.StringIO(content.removeprefix(_UTF8_MARK).decode("latin-1"), newline=""), delimiter=";"
+        )
+        numbered = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
+    except (OSError, EOFError, csv.Error) as error:
+        message = f"{path}: cannot be read as a trip table ({error}); repair the file or fetch it again"
         raise LogReadError(message) from error
-    if len(lines) < 2:
-        message = f"{path}: holds {len(lines)} lines; a trip table has a line of names and rows below it"
+    if len(numbered) < 2:
+        message = f"{path}: holds {len(numbered)} lines; a trip table has a line of names and rows below it"
         raise LogReadError(message)
-    return column_names([cell.removeprefix("\u00ef\u00bb\u00bf") for cell in lines[0]]), lines[1:]
+    return (
+        column_names(numbered[0][1]),
+        [line for _, line in numbered[1:]],
+        [number for number, _ in numbered[1:]],
+    )
 
 
-def _column(
-    path: Path,
-    rows: list[list[str]],
-    index: int,
-    timed: npt.NDArray[np.bool_],
-    time: npt.NDArray[np.int64],
-    name: str,
-    source: SignalSource,
-    report: ReadReport,
-) -> Samples:
-    values, bad = _numbers(rows, index)
-    for row in bad:
-        if timed[row]:
-            text = _cell(rows[row], index)
-            place = f"{path.name}, line {row + 2}, column {source.column}"
-            if text:
-                report.drop("bad_number", place=place, detail=f"{text!r} is no number")
-            else:
-                report.drop("empty_cell", place=place, detail="no value")
-    usable = timed.copy()
-    usable[bad] = False
-    physical = values[usable]
-    return valid_samples(name, source, time[usable[timed]], physical, sentinel_mask(source, physical), report)
+def _count_bad(text: str, place: str, report: ReadReport) -> None:
+    if text:
+        report.drop("bad_number", place=place, detail=f"{text!r} is no number")
+    else:
+        report.drop("empty_cell", place=place, detail="no value")
 
 
 def _cell(row: list[str], index: int) -> str:
