@@ -40,7 +40,7 @@ def test_records_are_whole_and_never_cross_episodes(
     replay = build_replay(tmp_path_factory.mktemp("replay") / "r", some(*lengths))
     assert len(replay) == sum(lengths)
     check_origin(replay.sample(64, np.random.default_rng(seed)))
-    check_origin(replay.records(0, len(replay)))
+    check_origin(replay.pick(np.arange(len(replay))))
     assert not replay.sample(64, np.random.default_rng(seed)).terminals.any()
     replay.verify()
 
@@ -55,7 +55,7 @@ def test_every_record_can_be_drawn_equally_often(tmp_path: Path) -> None:
 
 def test_records_keep_the_order_of_the_episodes(tmp_path: Path) -> None:
     replay = build_replay(tmp_path / "r", some(3, 2))
-    rewards = replay.records(1, 10).rewards * 1024
+    rewards = replay.pick(np.arange(1, 5)).rewards * 1024
     assert rewards.tolist() == [1024 + 1, 1024 + 2, 2048, 2048 + 1]
 
 
@@ -76,7 +76,7 @@ def test_only_a_true_end_is_terminal(tmp_path: Path) -> None:
         coded_episode(3, 2, end_reason="terminal"),
     ]
     replay = build_replay(tmp_path / "r", episodes)
-    assert replay.records(0, 8).terminals.tolist() == [0, 0, 1, 0, 0, 0, 0, 1]
+    assert replay.pick(np.arange(8)).terminals.tolist() == [0, 0, 1, 0, 0, 0, 0, 1]
 
 
 def test_equal_episodes_make_no_new_version(tmp_path: Path) -> None:

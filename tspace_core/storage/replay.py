@@ -120,9 +120,9 @@ class Replay:
         """
         return self._gather(self._starts[generator.integers(0, len(self._starts), size=batch)])
 
-    def records(self, first: int, count: int) -> ReplayBatch:
-        """``count`` records from the ``first`` on, in the order of the episodes; fewer at the end."""
-        return self._gather(self._starts[first : first + count])
+    def pick(self, records: NDArray[np.int64]) -> ReplayBatch:
+        """The records of these numbers, 0 to ``len(self) - 1`` in the order of the episodes."""
+        return self._gather(self._starts[records])
 
     def verify(self) -> None:
         """Read everything and compare it with the manifest.
