@@ -1,0 +1,38 @@
+"""Agents that learn torque maps from replay, their checkpoints, training and tracking."""
+
+from pathlib import Path
+
+from tspace_core.agents.checkpoint import Checkpoint, CheckpointStore
+from tspace_core.agents.ddpg import DDPG
+from tspace_core.agents.dpg import DPG, Losses, Mode
+from tspace_core.agents.policy import DDPGPolicy
+from tspace_core.errors import CheckpointError
+
+AGENTS: dict[str, type[DPG]] = {DDPG.name: DDPG}
+"""Agents by the name in their checkpoints; a new agent is one line here."""
+
+
+def load_agent(directory: Path, mode: Mode = "infer") -> DPG:
+    """The agent of a checkpoint, whichever it is.
+
+    Raises:
+        CheckpointError: an unknown agent, or a file that is missing or damaged.
+    """
+    name = Checkpoint(directory).manifest.agent
+    if name not in AGENTS:
+        message = f"{directory}: checkpoint of an unknown agent {name!r}; known: {', '.join(AGENTS)}"
+        raise CheckpointError(message)
+    return AGENTS[name].load(directory, mode)
+
+
+__all__ = [
+    "AGENTS",
+    "DDPG",
+    "DPG",
+    "Checkpoint",
+    "CheckpointStore",
+    "DDPGPolicy",
+    "Losses",
+    "Mode",
+    "load_agent",
+]

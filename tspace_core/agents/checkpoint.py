@@ -1,0 +1,224 @@
+"""Checkpoints: a safetensors file and a JSON manifest a component, visible only as a whole.
+
+::
+
+    <lake>/checkpoints/<agent>/<run>/00000500/
+        manifest.json       agent, step, dimensions, hyperparameters, names of the components
+        actor.safetensors   tensors by name
+        actor.json          their shapes, the file's sha256, plain values
+        ...
+
+Nothing is pickled: a checkpoint from elsewhere can hold wrong numbers but no code.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tspace_core import __version__
+from tspace_core.errors import CheckpointError
+from tspace_core.storage.files import atomic_directory, sha256
+
+if TYPE_CHECKING:
+    from tspace_core.agents.dpg import DPG
+
+MANIFEST = "manifest.json"
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of an agent's state: tensors by name, and plain JSON values."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckpointManifest(BaseModel):
+    """What a checkpoint is of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agent: str
+    step: int
+    state_dim: int
+    action_dim: int
+    seed: int
+    hyperparameters: dict[str, Any]
+    components: tuple[str, ...] = ()
+    created: datetime = datetime.min
+    software_version: str = __version__
+
+
+class _ComponentManifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    component: str
+    sha256: str
+    shapes: dict[str, tuple[int, ...]]
+    values: dict[str, Any]
+
+
+def write_checkpoint(
+    directory: Path, manifest: CheckpointManifest, components: Mapping[str, Component]
+) -> None:
+    """Write a checkpoint; ``directory`` appears whole or not at all.
+
+    Raises:
+        StorageError: ``directory`` exists already.
+    """
+    with atomic_directory(directory) as folder:
+        for name, component in components.items():
+            path = folder / f"{name}.safetensors"
+            save_file({key: tensor.detach().clone() for key, tensor in component.tensors.items()}, path)
+            part = _ComponentManifest(
+                component=name,
+                sha256=sha256(path),
+                shapes={key: tuple(tensor.shape) for key, tensor in component.tensors.items()},
+                values=dict(component.values),
+            )
+            (folder / f"{name}.json").write_text(json.dumps(part.model_dump(), indent=1) + "\n")
+        whole = manifest.model_copy(
+            update={"components": tuple(components), "created": datetime.now(UTC)},
+        )
+        (folder / MANIFEST).write_text(whole.model_dump_json(indent=1) + "\n")
+
+
+class Checkpoint:
+    """A checkpoint on disk, opened for reading."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.manifest = _parse(CheckpointManifest, directory / MANIFEST)
+
+    def component(self, name: str) -> Component:
+        """Read one component and compare it with its manifest.
+
+        Raises:
+            CheckpointError: a file is missing, cut off or changed.
+        """
+        if name not in self.manifest.components:
+            message = (
+                f"{self.directory}: has no component {name!r}, only {', '.join(self.manifest.components)}; "
+                "load another checkpoint"
+            )
+            raise CheckpointError(message)
+        part = _parse(_ComponentManifest, self.directory / f"{name}.json")
+        path = self.directory / f"{name}.safetensors"
+        if not path.is_file():
+            message = f"{path}: missing; load another checkpoint of {self.directory.parent}"
+            raise CheckpointError(message)
+        found = sha256(path)
+        if found != part.sha256:
+            message = (
+                f"{path}: sha256 {found[:12]}..., its manifest says {part.sha256[:12]}...: "
+                f"the file is cut off or changed; load another checkpoint of {self.directory.parent}"
+            )
+            raise CheckpointError(message)
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            message = f"{path}: not readable ({error}); load another checkpoint of {self.directory.parent}"
+            raise CheckpointError(message) from error
+        return Component(tensors, part.values)
+
+    def copy_into(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """Copy a component's tensors into existing ones and return its plain values.
+
+        Raises:
+            CheckpointError: also if names or shapes differ.
+        """
+        component = self.component(name)
+        expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        found = {key: tuple(tensor.shape) for key, tensor in component.tensors.items()}
+        if expected != found:
+            odd = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+            message = (
+                f"{self.directory / name}.safetensors: {odd[0]} is {found.get(odd[0], 'missing')}, expected "
+                f"{expected.get(odd[0], 'no such tensor')} ({len(odd)} tensors differ); "
+                "the networks have other sizes: use the hyperparameters in the checkpoint's manifest.json"
+            )
+            raise CheckpointError(message)
+        for key, tensor in tensors.items():
+            tensor.copy_(component.tensors[key])
+        return component.values
+
+
+def _parse(model: type[M], path: Path) -> M:
+    try:
+        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        message = f"{path}: missing; load another checkpoint"
+        raise CheckpointError(message) from error
+    except (ValidationError, ValueError, OSError) as error:
+        message = f"{path}: not a checkpoint's manifest ({error}); load another checkpoint"
+        raise CheckpointError(message) from error
+
+
+class CheckpointStore:
+    """The checkpoints of one run, ``<lake>/checkpoints/<agent>/<run>``; the newest ``keep`` of them stay."""
+
+    def __init__(self, root: Path, *, keep: int = 10, every: int = 500) -> None:
+        if keep < 1 or every < 1:
+            message = f"keep is {keep} and every is {every}, both must be at least 1"
+            raise CheckpointError(message)
+        self.root = root
+        self.keep = keep
+        self.every = every
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint belongs after this step."""
+        return step % self.every == 0
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            int(path.name)
+            for path in self.root.iterdir()
+            if path.name.isdigit() and (path / MANIFEST).is_file()
+        )
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint after that step."""
+        return self.root / f"{step:08d}"
+
+    def latest(self) -> Path:
+        """Folder of the newest checkpoint.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        steps = self.steps()
+        if not steps:
+            message = f"{self.root}: holds no checkpoint; train first, or correct agent and run"
+            raise CheckpointError(message)
+        return self.path(steps[-1])
+
+    def save(self, agent: "DPG", step: int, extra: Mapping[str, Component] | None = None) -> Path:
+        """Save the agent, with further components beside its own, then remove what is older than the newest.
+
+        Raises:
+            CheckpointError: the run has a checkpoint of that step already.
+        """
+        path = self.path(step)
+        if path.exists():
+            message = f"{path}: exists already; resume the run from its latest checkpoint or choose a new run"
+            raise CheckpointError(message)
+        agent.save(path, step=step, extra=extra)
+        for old in self.steps()[: -self.keep]:
+            gone = self.root / f".{old:08d}.tmp"  # a half removed checkpoint must not look like one
+            self.path(old).rename(gone)
+            shutil.rmtree(gone)
+        return path
