@@ -119,7 +119,7 @@ class TwinParameters(ConfigModel):
         description="share of the brake pedal's demand that the motor may take over first",
     )
     flash_delay_s: float = Field(
-        default=1.5,
+        default=0.2,
         ge=0,
         le=4.0,
         description="from decision to the flashed rows in effect, s; at most a window",

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+GRAVITY = 9.80665
+"""Standard gravity, m/s2."""
 
 STATE = np.dtype(
     [

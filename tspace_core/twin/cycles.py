@@ -99,7 +99,7 @@ class Route:
         moving = np.concatenate([[True], np.diff(distance) > MIN_SPEED])
         grid = np.arange(0.0, self.length_m + SPACING_M, SPACING_M)
         squared = np.interp(grid, distance[moving], self.speed_mps[moving] ** 2)
-        return np.maximum(squared, 0.0)
+        return np.asarray(np.maximum(squared, 0.0))
 
 
 def read_table(name: str) -> tuple[Array, Array, str]:
@@ -122,7 +122,6 @@ def cycle_names() -> list[str]:
     return [*PUBLISHED, "truck_route"]
 
 
-@cache
 def load_route(name: str, seed: int = 0) -> Route:
     """The route of that name.
 
@@ -140,6 +139,11 @@ def load_route(name: str, seed: int = 0) -> Route:
     if name not in PUBLISHED:
         message = f"no cycle named {name!r}; known: {', '.join(cycle_names())}"
         raise UnknownNameError(message)
+    return _published(name)
+
+
+@cache
+def _published(name: str) -> Route:
     time, speed, column = read_table(name)
     return make_route(name, time, speed * UNITS_TO_MPS[column])
 

@@ -24,11 +24,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core.twin.arrays import Array, Plant, Road, Style
+from tspace_core.twin.arrays import GRAVITY, Array, Plant, Road, Style
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-GRAVITY = 9.81
 STOP_SPEED = 0.15
 """Below this speed in m/s a driver at a stop holds the truck with the brake."""
 HOLD_BRAKE = 0.35

@@ -8,7 +8,7 @@ from tspace_core.config.torque_map import TorqueMap
 from tspace_core.config.twin import MotorEfficiency, TwinParameters
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import TwinError
-from tspace_core.twin.arrays import Array, Plant
+from tspace_core.twin.arrays import GRAVITY, Array, Plant
 
 LOSS_GRID = 97
 """Points along each axis of the motor's loss map."""
@@ -48,7 +48,7 @@ def build_plant(vehicle: Vehicle, wind_mps: float = 0.0) -> Plant:
         step=twin.step_s,
         mass=road.mass_kg,
         inertial_mass=road.mass_kg * road.rotating_mass_factor,
-        rolling=road.rolling_resistance * road.mass_kg * 9.81,
+        rolling=road.rolling_resistance * road.mass_kg * GRAVITY,
         drag=0.5 * road.air_density_kg_m3 * road.drag_area_m2,
         wind=wind_mps,
         shaft_per_metre=shaft_per_metre,
