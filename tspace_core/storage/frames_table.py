@@ -1,8 +1,8 @@
 """The frames of a log as Parquet: written batch by batch, read row group by row group, memory bounded.
 
 Columns: time i64 ns (log clock), segment u16, bus u8, id u32, flags u8, length u8, payload u64 (first 8
-bytes, little endian), payload_long binary (null unless longer than 8 bytes). Each row group holds one batch of
-the log, stably sorted by id: neighbours compress, and the order of an id's frames is kept.
+bytes, little endian), payload_long binary (null unless longer than 8 bytes). Each row group holds one batch
+of the log, stably sorted by id: neighbours compress, and the order of an id's frames is kept.
 """
 
 import json
@@ -37,7 +37,9 @@ SCHEMA = pa.schema(
 
 def to_table(batch: FrameBatch, segment: NDArray[np.uint16]) -> pa.Table:
     """Return a batch as an Arrow table, stably sorted by id."""
-    order = np.argsort(batch.id, kind="stable")
+    # numpy's stable sort is a radix sort for 16 bits, five times as fast as for 32.
+    narrow = len(batch) > 0 and int(batch.id.max()) < 1 << 16
+    order = np.argsort(batch.id.astype(np.uint16) if narrow else batch.id, kind="stable")
     frames = batch.select(order)
     head = np.ascontiguousarray(frames.payload[:, :CLASSIC_BYTES]).view("<u8").ravel()
     columns = [

@@ -1,0 +1,207 @@
+"""The command line ``tspace``: one verb a task.
+
+Exit codes: 0 all done, 1 some of the work failed (the rest is done), 2 it could not be begun.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tspace_core import __version__
+from tspace_core.errors import TspaceError
+
+if TYPE_CHECKING:
+    from tspace_core.config import Vehicle
+    from tspace_core.storage.ingest import IngestResult
+    from tspace_core.storage.lake import Lake
+
+app = typer.Typer(
+    name="tspace",
+    help="From raw CAN data of battery-electric trucks to trained pedal-map agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+twin = typer.Typer(help="The simulated world.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(twin, name="twin")
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Root of the lake; default: the settings'.")]
+VehicleId = Annotated[str, typer.Option("--vehicle", help="Vehicle id, see `tspace vehicles`.")]
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001
+    if value:
+        typer.echo(f"tspace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Raw logs or folders of them.")],
+    vehicle: VehicleId,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    data_dir: DataDir = None,
+    date: Annotated[str | None, typer.Option(help="YYYY-MM-DD to file the logs under.")] = None,
+) -> None:
+    """Take raw logs or trip tables into the lake: raw, frames, signals, episodes.
+
+    A log that fails costs only itself; it is listed with its error and the exit code is 1.
+    """
+    from tspace_core.config import load_vehicle
+    from tspace_core.storage.files import sweep
+    from tspace_core.storage.ingest import find_logs
+
+    config = load_vehicle(vehicle)
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        message = f"no such file or folder: {', '.join(missing)}"
+        raise TspaceError(message)
+    logs = list(dict.fromkeys(log for path in paths for log in find_logs(path)))
+    if not logs:
+        message = f"no files in {', '.join(map(str, paths))}"
+        raise TspaceError(message)
+    lake = _lake(data_dir)
+    sweep(lake.root)
+    rows = []
+    for number, log in enumerate(logs, start=1):
+        typer.echo(f"[{number}/{len(logs)}] {log}", err=True)
+        rows.append(_ingest_one(lake, log, config, date, as_json=as_json))
+    if as_json:
+        typer.echo(json.dumps({"files": rows}))
+    failed = sum("error" in row for row in rows)
+    if failed:
+        typer.echo(f"{failed} of {len(rows)} files failed", err=True)
+        raise typer.Exit(1)
+
+
+def _ingest_one(
+    lake: "Lake", log: Path, config: "Vehicle", date: str | None, *, as_json: bool
+) -> dict[str, Any]:
+    from tspace_core.storage.ingest import ingest_log
+
+    try:
+        result = ingest_log(
+            lake, log, config, date=date, progress=lambda stage: typer.echo(f"    {stage}", err=True)
+        )
+    except (TspaceError, OSError) as error:
+        typer.echo(f"    failed: {error}", err=True)
+        return {"path": str(log), "error": str(error)}
+    if not as_json:
+        _print_result(result)
+    return {"path": str(log), **result.to_dict()}
+
+
+def _print_result(result: "IngestResult") -> None:
+    frames, signals, episodes = result.frames, result.signals, result.episodes
+    typer.echo(f"{result.raw.key}  ({frames.format})")
+    span = "" if frames.t_first is None else f", {frames.t_first:.3f} s to {frames.t_last:.3f} s"
+    what = "rows" if frames.path is None else "frames"
+    typer.echo(f"  {frames.frames} {what}{span}, {frames.segments} segments, time from {frames.time_source}")
+    typer.echo(f"  {'signal':<16}{'count':>9}{'min':>12}{'max':>12}{'mean':>12}{'stale rows':>12}")
+    for name, found in signals.signals.items():
+        numbers = "".join(
+            f"{'-':>12}" if value is None else f"{value:>12.3f}"
+            for value in (found.min, found.max, found.mean)
+        )
+        typer.echo(f"  {name:<16}{found.count:>9}{numbers}{signals.stale_rows[name]:>12}")
+    typer.echo(f"  energy {signals.energy_wh:.3f} Wh, distance {signals.distance_m:.0f} m")
+    typer.echo(
+        f"  {episodes.episodes} episodes, {episodes.records} records, actions: {episodes.action_source}"
+    )
+    for title, counts in (
+        ("dropped", signals.dropped),
+        ("unusable rows", episodes.unusable_rows),
+        ("lost records", episodes.lost_records),
+    ):
+        for reason, count in counts.items():
+            first = signals.messages.get(reason, "") if title == "dropped" else ""
+            typer.echo(f"  {title}: {count} {reason}" + (f" (first: {first})" if first else ""))
+
+
+@app.command()
+def vehicles() -> None:
+    """List the vehicles that have a file in conf/vehicles."""
+    from tspace_core.config import load_vehicle, vehicle_ids
+
+    for name in vehicle_ids():
+        config = load_vehicle(name)
+        typer.echo(f"{name:<16}{config.type:<12}{config.description}")
+
+
+@app.command()
+def catalogue(
+    sql: Annotated[str, typer.Argument(help="One SQL statement, e.g. 'SELECT * FROM episodes'.")],
+    *,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON lines.")] = False,
+) -> None:
+    """Ask the catalogue of the lake: views logs, frames, signals, episodes, records, replay, checkpoints."""
+    import polars as pl
+
+    from tspace_core.storage.catalogue import Catalogue
+
+    lake = _lake(data_dir)
+    store = Catalogue(lake.root / "catalogue.duckdb", lake)
+    store.refresh()
+    answer = store.query(sql)
+    if as_json:
+        typer.echo(answer.write_ndjson(), nl=False)
+        return
+    with pl.Config(tbl_rows=100, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_dataframe_shape=True):
+        typer.echo(str(answer))
+
+
+@twin.command("record")
+def record(
+    vehicle: VehicleId,
+    out: Annotated[Path, typer.Option(help="Folder for the logs.")],
+    driver: Annotated[str, typer.Option(help="Simulated driver.")] = "tracker",
+    cycle: Annotated[str, typer.Option(help="Drive cycle.")] = "udds",
+    seed: Annotated[int, typer.Option(help="Seed of the first drive.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Drives; each has the next seed.")] = 1,
+) -> None:
+    """Let the twin drive and record CAN logs (BLF) with their flash journals."""
+    from tspace_core.config import load_vehicle
+    from tspace_core.twin.recorder import record_drive
+
+    config = load_vehicle(vehicle)
+    out.mkdir(parents=True, exist_ok=True)
+    for number in range(seed, seed + count):
+        path = out / f"{vehicle}_{cycle}_{driver}_{number:04d}.blf"
+        summary = record_drive(config, driver, cycle, number, path)
+        typer.echo(f"{path}  {summary}")
+
+
+def _lake(data_dir: Path | None) -> "Lake":
+    from tspace_core.config import settings
+    from tspace_core.storage.lake import Lake
+
+    return Lake(data_dir if data_dir is not None else settings().data_dir)
+
+
+def main() -> None:
+    """Run the command line; an error that tspace raises on purpose is one line and exit code 2."""
+    try:
+        app()
+    except TspaceError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""What signals, frames and episodes must hold, as pandera schemas on polars data frames.
+
+Data frames, never lazy frames: pandera checks only the columns' types of a lazy frame and lets bad values
+pass, so the functions here refuse one. pandera is imported on the first check: it costs a second.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from tspace_core.config import Vehicle
+from tspace_core.errors import SchemaError
+from tspace_core.records.policy import ACTION_DIM
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAX_PAYLOAD = 64
+MAX_ID = 0x1FFFFFFF
+
+
+def validate_signals(frame: "pl.DataFrame", vehicle: Vehicle, *, place: str = "signals") -> None:
+    """Check a log's signals on the grid.
+
+    Every signal of the vehicle is there as f32 within the range of its file (null = none or stale), time and
+    segment are complete, energy and distance are finite, no age is negative.
+
+    Raises:
+        SchemaError: names the place, column, first bad value, limit and the number of bad rows.
+    """
+    limits = tuple((name, _limits(source.clip or source.valid)) for name, source in vehicle.signals.items())
+    _validate(frame, _signals_schema(limits), place)
+
+
+def validate_frames(frame: "pl.DataFrame", *, place: str = "frames") -> None:
+    """Check the frames of a log.
+
+    Raises:
+        SchemaError: names the place, column, first bad value, limit and the number of bad rows.
+    """
+    _validate(frame, _frames_schema(), place)
+
+
+def validate_episode(frame: "pl.DataFrame", *, state_dim: int, place: str = "episode") -> None:
+    """Check an episode as it is stored: n records and the last observation.
+
+    States and actions have their lengths and finite values, actions are within [-1, 1], time ascends, and the
+    last row, and only it, has no action, row, reward and flags.
+
+    Raises:
+        SchemaError: names the place, column, first bad value, limit and the number of bad rows.
+    """
+    _validate(frame, _episode_schema(state_dim), place)
+    _check_observation_rows(frame, place)
+
+
+def _limits(given: tuple[float, float] | None) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    # float32 rounds by 6e-8 of the value: a value on its limit may lie that much beyond it.
+    slack = 1e-6 * max(abs(given[0]), abs(given[1]), 1e-6)
+    return given[0] - slack, given[1] + slack
+
+
+@cache
+def _signals_schema(limits: tuple[tuple[str, tuple[float, float] | None], ...]) -> Any:
+    import pandera.polars as pa
+    import polars as pl
+
+    columns = {
+        "time": pa.Column(pl.Datetime("ns", "UTC")),
+        "log_time_ns": pa.Column(pl.Int64),
+        "segment": pa.Column(pl.UInt16),
+        "energy_wh": pa.Column(pl.Float64, [_finite(pa), pa.Check.in_range(-1e4, 1e4)]),
+        "energy_s": pa.Column(pl.Float64, pa.Check.ge(-1e-6)),
+        "distance_m": pa.Column(pl.Float64, [_finite(pa), pa.Check.in_range(-1e4, 1e4)]),
+    }
+    for name, limit in limits:
+        checks = [_finite(pa)] if limit is None else [_finite(pa), pa.Check.in_range(*limit)]
+        columns[name] = pa.Column(pl.Float32, checks, nullable=True)
+        columns[f"{name}_age_s"] = pa.Column(pl.Float32, pa.Check.ge(0.0), nullable=True)
+    return pa.DataFrameSchema(columns, strict=True)
+
+
+@cache
+def _frames_schema() -> Any:
+    import pandera.polars as pa
+    import polars as pl
+
+    return pa.DataFrameSchema(
+        {
+            "time": pa.Column(pl.Int64),
+            "segment": pa.Column(pl.UInt16),
+            "bus": pa.Column(pl.UInt8),
+            "id": pa.Column(pl.UInt32, pa.Check.le(MAX_ID)),
+            "flags": pa.Column(pl.UInt8, pa.Check.le(127)),
+            "length": pa.Column(pl.UInt8, pa.Check.le(MAX_PAYLOAD)),
+            "payload": pa.Column(pl.UInt64),
+            "payload_long": pa.Column(pl.Binary, nullable=True),
+        },
+        strict=True,
+    )
+
+
+@cache
+def _episode_schema(state_dim: int) -> Any:
+    import pandera.polars as pa
+    import polars as pl
+
+    def listed(name: str, limit: float) -> Any:
+        def within(data: Any) -> Any:
+            values = pl.col(data.key).arr
+            return data.lazyframe.select(
+                (values.min().abs() <= limit) & (values.max().abs() <= limit) & ~values.contains(None)
+            )
+
+        return pa.Check(within, error=f"{name} must hold finite numbers of at most {limit:g}")
+
+    return pa.DataFrameSchema(
+        {
+            "time": pa.Column(pl.Datetime("ns", "UTC")),
+            "state": pa.Column(pl.Array(pl.Float32, state_dim), listed("state", 1e6)),
+            "action": pa.Column(pl.Array(pl.Float32, ACTION_DIM), listed("action", 1.0), nullable=True),
+            "first_row": pa.Column(pl.Int32, pa.Check.ge(0), nullable=True),
+            "reward": pa.Column(pl.Float32, [_finite(pa), pa.Check.in_range(-1e6, 1e6)], nullable=True),
+            "flags": pa.Column(pl.UInt8, nullable=True),
+        },
+        strict=True,
+    )
+
+
+def _finite(pa: Any) -> Any:
+    import polars as pl
+
+    def finite(data: Any) -> Any:
+        return data.lazyframe.select(pl.col(data.key).is_finite())
+
+    return pa.Check(finite, error="must be finite")
+
+
+def _validate(frame: "pl.DataFrame | pl.LazyFrame", schema: Any, place: str) -> None:
+    import polars as pl
+    from pandera.errors import SchemaErrors
+
+    if not isinstance(frame, pl.DataFrame):
+        message = f"{place}: {type(frame).__name__} cannot be checked for values; collect() it to a DataFrame"
+        raise SchemaError(message)
+    try:
+        schema.validate(frame, lazy=True)
+    except SchemaErrors as error:
+        raise SchemaError(_explain(error, place)) from None
+
+
+def _explain(error: Any, place: str) -> str:
+    """One line a failed check: column, check with its limit, number of rows, first value."""
+    lines = []
+    for (column, check), group in error.failure_cases.group_by("column", "check", maintain_order=True):
+        cases = group.get_column("failure_case").to_list()
+        first = next((case for case in cases if case is not None), None)
+        lines.append(f"column {column}: {check} fails in {len(cases)} rows, first value {first}")
+    return f"{place} does not hold its schema: " + "; ".join(lines) + ". Correct the source or its config"
+
+
+def _check_observation_rows(frame: "pl.DataFrame", place: str) -> None:
+    import polars as pl
+
+    n = len(frame) - 1
+    if n < 1:
+        message = f"{place}: {n + 1} rows; an episode has at least 1 record and the last observation"
+        raise SchemaError(message)
+    if not frame.get_column("time").is_sorted() or frame.get_column("time").n_unique() != n + 1:
+        message = f"{place}: column time does not ascend strictly over its {n + 1} rows"
+        raise SchemaError(message)
+    for name in ("action", "first_row", "reward", "flags"):
+        missing = frame.get_column(name).is_null()
+        if missing[:n].any() or not missing[n]:
+            wrong = int(missing[:n].sum()) + int(not missing[n])
+            message = (
+                f"{place}: column {name} is null in the wrong rows ({wrong} rows): it is null in the "
+                "last row, the last observation, and only there"
+            )
+            raise SchemaError(message)
+    if frame.get_column("state").is_null().any() or frame.select(pl.col("time").is_null().any()).item():
+        message = f"{place}: a row without time or state"
+        raise SchemaError(message)

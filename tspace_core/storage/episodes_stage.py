@@ -1,0 +1,122 @@
+"""Stage signals -> episodes: windows, actions and rewards of one log."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tspace_core.config import Vehicle, load_site
+from tspace_core.errors import StorageError
+from tspace_core.records.cutting import CutReport, LogContext, cut_episodes
+from tspace_core.records.episode import Episode
+from tspace_core.records.flash_journal import Flash, read_journal
+from tspace_core.storage import episodes_table, frames_table, signals_table
+from tspace_core.storage.files import atomic_write, sha256, write_text
+from tspace_core.storage.fingerprint import fingerprint, vehicle_config
+from tspace_core.storage.lake import Lake, RawLog, read_json
+from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
+
+
+def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary:
+    """Cut a log's signals into episodes; all of them become visible at once, older ones vanish.
+
+    Nothing is done if the result is there already and its inputs are as they were.
+
+    Raises:
+        StorageError: if the log's signals are not stored yet.
+        RecordError: if the flash journal is damaged.
+    """
+    source = lake.signals(raw)
+    if not source.is_file():
+        message = f"the signals of {raw.key} are not stored: run the stage before this one (store_signals)"
+        raise StorageError(message)
+    signals = frames_table.read_metadata(source)
+    default, site = vehicle.default_map(), load_site(vehicle.site)
+    mark = fingerprint(
+        stage="episodes",
+        signals=signals["fingerprint"],
+        vehicle=vehicle_config(vehicle),
+        site=site.model_dump(mode="json"),
+        map=default.sha256(),
+        journal=sha256(raw.journal) if raw.journal.is_file() else None,
+    )
+    manifest = lake.episodes_manifest(raw)
+    if manifest.is_file():
+        found = read_json(manifest)
+        if found["summary"]["fingerprint"] == mark:
+            return EpisodesSummary(**from_metadata(found["summary"], lake.root))
+    flashes: list[Flash] = []
+    if vehicle.actions == "flash_journal" and raw.journal.is_file():
+        flashes = read_journal(raw.journal, default)
+    names = [*vehicle.sampling.signals, "velocity", "thrust"]
+    if vehicle.actions == "realised_torque":
+        names.append("motor_torque")
+    table = signals_table.read_grid(source, names)
+    context = LogContext(vehicle, site, default, raw.key, signals["time_source"])
+    report = CutReport()
+    entries = _write_all(lake, raw, mark, cut_episodes(table, context, flashes, report))
+    summary = _summary(lake, raw, mark, entries, report, vehicle)
+    content = {"summary": to_metadata(summary, lake.root), "episodes": entries}
+    write_text(manifest, json.dumps(content, indent=1))
+    _remove_old(manifest, {entry["file"] for entry in entries}, raw)
+    return summary
+
+
+def _write_all(lake: Lake, raw: RawLog, mark: str, episodes: Iterator[Episode]) -> list[dict[str, Any]]:
+    entries = []
+    for number, episode in enumerate(episodes):
+        path = lake.episode(raw, mark, number)
+        with atomic_write(path) as temporary:
+            episodes_table.write(temporary, episode)
+        entries.append(
+            {
+                "file": path.name,
+                "records": len(episode),
+                "start_ns": int(episode.times[0]),
+                "end_ns": int(episode.times[-1]),
+                "reward_sum": float(episode.rewards.sum(dtype="f8")),
+                "reward_min": float(episode.rewards.min()),
+                "reward_max": float(episode.rewards.max()),
+                "meta": episode.meta.model_dump(mode="json"),
+            }
+        )
+    return entries
+
+
+def _summary(
+    lake: Lake, raw: RawLog, mark: str, entries: list[dict[str, Any]], report: CutReport, vehicle: Vehicle
+) -> EpisodesSummary:
+    records = sum(entry["records"] for entry in entries)
+    folder = lake.episodes_manifest(raw).parent
+    return EpisodesSummary(
+        key=raw.key,
+        fingerprint=mark,
+        paths=[folder / entry["file"] for entry in entries],
+        episodes=len(entries),
+        records=records,
+        energy_wh=sum(entry["meta"]["energy_wh"] for entry in entries),
+        distance_m=sum(entry["meta"]["distance_m"] for entry in entries),
+        duration_s=sum(entry["meta"]["duration_s"] for entry in entries),
+        reward_min=min((entry["reward_min"] for entry in entries), default=None),
+        reward_max=max((entry["reward_max"] for entry in entries), default=None),
+        reward_mean=sum(entry["reward_sum"] for entry in entries) / records if records else None,
+        rows=report.rows,
+        unusable_rows=dict(report.unusable_rows),
+        short_runs=report.short_runs,
+        short_rows=report.short_rows,
+        left_rows=report.left_rows,
+        lost_records={reason: count for reason, count in report.lost_records.items() if count},
+        ended=dict(report.ended),
+        action_source=vehicle.actions,
+    )
+
+
+def _remove_old(manifest: Path, current: set[str], raw: RawLog) -> None:
+    """Remove episode files of this log that the manifest no longer names."""
+    prefix = f"{raw.name}."
+    for path in manifest.parent.iterdir():
+        rest = path.name.removeprefix(prefix)
+        parts = rest.split(".")
+        mine = rest != path.name and len(parts) == 3 and parts[2] == "parquet" and len(parts[0]) == 8
+        if mine and path.name not in current:
+            path.unlink(missing_ok=True)

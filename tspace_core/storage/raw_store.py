@@ -1,0 +1,163 @@
+"""Raw logs into the lake: copied once, never changed, known by their content."""
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tspace_core.can.readers import detect_format, open_log
+from tspace_core.can.report import ReadReport
+from tspace_core.config import Vehicle, load_site
+from tspace_core.errors import LogError, StorageError
+from tspace_core.records.meta import TimeSource
+from tspace_core.storage.files import atomic_write, sha256, write_text
+from tspace_core.storage.lake import JOURNAL_SUFFIX, ORIGIN_SUFFIX, Lake, RawLog, read_json
+
+TRIP_TABLE = "trip_table"
+_YEAR_2000_NS = 946_684_800 * 10**9
+_PEEK_FRAMES = 1 << 12
+
+
+def store_raw(lake: Lake, source: Path, vehicle: Vehicle, date: str | None = None) -> RawLog:
+    """Copy a log, and its flash journal if it has one, into the lake.
+
+    The date is the given one, else the day (UTC) of its stamps or header, else that of the file's
+    last change. The same content under the same name again is not copied again and gives the same log.
+
+    Args:
+        lake: where to.
+        source: the log; its journal is looked for beside it.
+        vehicle: whose log it is.
+        date: YYYY-MM-DD, or None to find out.
+
+    Raises:
+        LogFormatError: if the format is not known.
+        StorageError: if another content already lies there under that name; names both files.
+    """
+    source = source.resolve()
+    if not source.is_file():
+        message = f"no log at {source}: give the path of a file"
+        raise StorageError(message)
+    if source.is_relative_to(lake.root / "raw"):
+        return _already_there(lake, source, vehicle)
+    content = sha256(source)
+    known = _known(lake, vehicle, source.name, content)
+    if known is not None and date in (None, known.date):
+        _store_journal(source, known)
+        return known
+    if known is not None:
+        message = (
+            f"{source} lies in the lake under date {known.date} already: {known.path}; leave the date out"
+        )
+        raise StorageError(message)
+    detect_format(source)
+    day, date_source = (date, "given") if date else _recording_day(source, vehicle)
+    log = RawLog(vehicle.id, day, source.name, lake.raw(vehicle.id, day, source.name))
+    if log.path.exists():
+        message = (
+            f"{source} and {log.path} have the same vehicle, date and name, but not the same content: rename "
+            "one of them, raw logs are never replaced"
+        )
+        raise StorageError(message)
+    _store_journal(source, log)
+    with atomic_write(log.path) as temporary:
+        shutil.copyfile(source, temporary)
+        stat = source.stat()
+        os.utime(temporary, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        temporary.chmod(0o444)
+    origin = {"sha256": content, "source": str(source), "date_source": date_source, **_identity(log.path)}
+    write_text(log.origin, json.dumps(origin, indent=1))
+    return log
+
+
+def content_hash(log: RawLog) -> str:
+    """Return the content hash of a raw log; kept beside it as long as size and time of change stay."""
+    identity = _identity(log.path)
+    if log.origin.is_file():
+        origin = read_json(log.origin)
+        if {name: origin.get(name) for name in identity} == identity:
+            return str(origin["sha256"])
+    return sha256(log.path)
+
+
+def utc_clock(
+    log: RawLog, report: ReadReport, first_ns: int | None, vehicle: Vehicle
+) -> tuple[int, TimeSource]:
+    """Return the UTC instant (ns) of the log clock's zero, and where it is known from.
+
+    Stamps after 2000-01-01 count from 1970 UTC. Else the header's instant is the clock's zero (without a zone
+    it is the site's wall clock). Else it is 00:00 UTC of the log's date: only the day is right then.
+    """
+    if report.stamps_are_absolute or (first_ns is not None and first_ns > _YEAR_2000_NS):
+        return 0, "absolute_stamps"
+    start = _start(report, vehicle)
+    if start is not None:
+        return _ns(start), "log_header"
+    midnight = datetime.fromisoformat(log.date).replace(tzinfo=UTC)
+    by_file = log.origin.is_file() and read_json(log.origin).get("date_source") == "file_modified"
+    return _ns(midnight), "file_modified" if by_file else "date_folder"
+
+
+def _already_there(lake: Lake, source: Path, vehicle: Vehicle) -> RawLog:
+    parts = source.relative_to(lake.root / "raw").parts
+    if len(parts) != 3 or parts[0] != vehicle.id or parts[2].endswith((JOURNAL_SUFFIX, ORIGIN_SUFFIX)):
+        message = f"{source} is no raw log of vehicle {vehicle.id}: those lie in raw/{vehicle.id}/<date>/"
+        raise StorageError(message)
+    return lake.raw_log("/".join(parts))
+
+
+def _known(lake: Lake, vehicle: Vehicle, name: str, content: str) -> RawLog | None:
+    same_name = [log for log in lake.raw_logs(vehicle.id) if log.name == name]
+    return next((log for log in same_name if content_hash(log) == content), None)
+
+
+def _store_journal(source: Path, log: RawLog) -> None:
+    journal = source.with_name(source.name + JOURNAL_SUFFIX)
+    if not journal.is_file():
+        return
+    if log.journal.exists():
+        if sha256(journal) != sha256(log.journal):
+            message = f"{journal} and {log.journal} differ: a stored flash journal is never replaced"
+            raise StorageError(message)
+        return
+    with atomic_write(log.journal) as temporary:
+        shutil.copyfile(journal, temporary)
+        temporary.chmod(0o444)
+
+
+def _recording_day(source: Path, vehicle: Vehicle) -> tuple[str, str]:
+    if detect_format(source) != TRIP_TABLE:
+        report = ReadReport()
+        try:
+            batch = next(iter(open_log(source, report).batches(max_frames=_PEEK_FRAMES)), None)
+        except LogError:
+            batch = None  # the frames stage says what is wrong with it
+        if batch is not None and len(batch) and (report.stamps_are_absolute or batch.time[0] > _YEAR_2000_NS):
+            instant = datetime.fromtimestamp(int(batch.time[0]) / 1e9, UTC)
+            return instant.date().isoformat(), "absolute_stamps"
+        start = _start(report, vehicle)
+        if start is not None:
+            return start.astimezone(UTC).date().isoformat(), "log_header"
+    modified = datetime.fromtimestamp(source.stat().st_mtime, UTC)
+    return modified.date().isoformat(), "file_modified"
+
+
+def _start(report: ReadReport, vehicle: Vehicle) -> datetime | None:
+    # Converters write 1970 where they know no start.
+    if report.start is None or report.start.year < 2000:
+        return None
+    if report.start_zone is not None:
+        return report.start
+    return report.start.replace(tzinfo=load_site(vehicle.site).zone)
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _ns(instant: datetime) -> int:
+    since = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
