@@ -1,0 +1,171 @@
+"""A checkpoint brings back the whole agent, or says which file is at fault."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.agents.batches import SMALL, random_batch
+from tspace_core.agents import DDPG, Checkpoint, CheckpointStore, DDPGPolicy, load_agent
+from tspace_core.agents.checkpoint import Component
+from tspace_core.errors import AgentError, CheckpointError, StorageError
+
+COMPONENTS = {
+    "actor",
+    "critic",
+    "target_actor",
+    "target_critic",
+    "actor_optimizer",
+    "critic_optimizer",
+    "normaliser",
+    "noise",
+    "random",
+    "counters",
+}
+
+
+@pytest.fixture
+def agent() -> DDPG:
+    agent = DDPG(SMALL, 6, 5, seed=3)
+    agent.fit_normaliser(np.arange(6.0), np.arange(1.0, 7.0))
+    generator = np.random.default_rng(1)
+    for _ in range(12):
+        agent.train(random_batch(generator, 32, 6, 5))
+        agent.update_target()
+    for _ in range(4):
+        agent.act(np.ones(6, np.float32))
+    return agent
+
+
+def run_on(agent: DDPG) -> list[np.ndarray]:
+    """What the agent does next, in every respect."""
+    generator = np.random.default_rng(2)
+    states = generator.normal(size=(9, 6)).astype(np.float32)
+    found = []
+    for _ in range(10):
+        found.append(np.array(agent.train(random_batch(generator, 32, 6, 5))))
+        agent.update_target()
+        found += [agent.act(states[0]), agent.predict(states), agent.predict_target(states)]
+    return found
+
+
+def test_a_loaded_agent_goes_on_bit_for_bit(agent: DDPG, tmp_path: Path) -> None:
+    agent.save(tmp_path / "c")
+    loaded = DDPG.load(tmp_path / "c", mode="train")
+    assert loaded.updates == 12
+    assert loaded.seed == 3
+    assert loaded.hyper == agent.hyper
+    for ours, theirs in zip(run_on(loaded), run_on(agent), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_inference_needs_the_policy_only(agent: DDPG, tmp_path: Path) -> None:
+    agent.save(tmp_path / "c")
+    for name in COMPONENTS - {"actor", "target_actor", "normaliser"}:
+        (tmp_path / "c" / f"{name}.safetensors").unlink()
+    states = np.random.default_rng(2).normal(size=(9, 6)).astype(np.float32)
+    loaded = load_agent(tmp_path / "c")
+    assert loaded.mode == "infer"
+    np.testing.assert_array_equal(loaded.predict(states), agent.predict(states))
+    np.testing.assert_array_equal(loaded.act(states), agent.predict(states))
+    np.testing.assert_array_equal(loaded.predict_target(states), agent.predict_target(states))
+    np.testing.assert_array_equal(DDPGPolicy.load(tmp_path / "c")(states), agent.predict(states))
+    with pytest.raises(AgentError, match=r"save was called on a ddpg agent in mode 'infer'"):
+        loaded.save(tmp_path / "d")
+    with pytest.raises(CheckpointError, match=r"critic\.safetensors: missing"):
+        DDPG.load(tmp_path / "c", mode="train")
+
+
+def test_files_are_one_pair_a_component_and_no_pickle(agent: DDPG, tmp_path: Path) -> None:
+    agent.save(tmp_path / "c", step=12)
+    names = {path.name for path in (tmp_path / "c").iterdir()}
+    assert names == {"manifest.json"} | {f"{c}.{end}" for c in COMPONENTS for end in ("json", "safetensors")}
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    assert (manifest["agent"], manifest["step"], manifest["state_dim"]) == ("ddpg", 12, 6)
+    assert set(manifest["components"]) == COMPONENTS
+    assert manifest["hyperparameters"]["actor_hidden"] == [24, 16]
+    with pytest.raises(StorageError, match="exists already"):
+        agent.save(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["actor", "critic_optimizer", "counters"])
+@pytest.mark.parametrize("end", ["json", "safetensors"])
+def test_a_missing_file_is_named(agent: DDPG, tmp_path: Path, name: str, end: str) -> None:
+    agent.save(tmp_path / "c")
+    (tmp_path / "c" / f"{name}.{end}").unlink()
+    with pytest.raises(CheckpointError, match=rf"{name}\.{end}: missing"):
+        DDPG.load(tmp_path / "c", mode="train")
+
+
+def test_a_damaged_file_is_named_and_the_agent_left_alone(agent: DDPG, tmp_path: Path) -> None:
+    agent.save(tmp_path / "c")
+    path = tmp_path / "c" / "target_critic.safetensors"
+    whole = path.read_bytes()
+    other = DDPG(SMALL, 6, 5, seed=9)
+    states = np.ones((2, 6), np.float32)
+    before = other.predict(states)
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1
+    for damaged in (whole[:-40], b"", bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            CheckpointError, match=r"target_critic\.safetensors: sha256 .* cut off or changed"
+        ):
+            other.restore(Checkpoint(tmp_path / "c"))
+        np.testing.assert_array_equal(other.predict(states), before)
+    (tmp_path / "c" / "target_critic.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"target_critic\.json: not a checkpoint's manifest"):
+        DDPG.load(tmp_path / "c", mode="train")
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_another_agent_or_size_is_refused(agent: DDPG, tmp_path: Path) -> None:
+    agent.save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="action_dim is 5, this agent has 4"):
+        DDPG(SMALL, 6, 4).restore(Checkpoint(tmp_path / "c"))
+    with pytest.raises(CheckpointError, match="hyperparameters is"):
+        DDPG(SMALL.model_copy(update={"gamma": 0.5}), 6, 5).restore(Checkpoint(tmp_path / "c"))
+    manifest = tmp_path / "c" / "manifest.json"
+    edit(manifest, state_dim=7)
+    with pytest.raises(
+        CheckpointError, match=r"actor\.safetensors: hidden\.0\.weight is \(24, 6\), expected \(24, 7\)"
+    ):
+        DDPG.load(tmp_path / "c")
+    edit(manifest, hyperparameters={"gamma": 3})
+    with pytest.raises(CheckpointError, match="hyperparameters not usable"):
+        DDPG.load(tmp_path / "c")
+    edit(manifest, agent="idql")
+    with pytest.raises(CheckpointError, match="checkpoint of a idql agent, expected ddpg"):
+        DDPG.load(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="unknown agent 'idql'; known: ddpg"):
+        load_agent(tmp_path / "c")
+    manifest.unlink()
+    with pytest.raises(CheckpointError, match=r"manifest\.json: missing"):
+        DDPG.load(tmp_path / "c")
+
+
+def test_the_store_keeps_the_newest(agent: DDPG, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "ddpg" / "run", keep=3, every=5)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        store.latest()
+    for step in range(1, 36):
+        if store.due(step):
+            store.save(agent, step, {"more": Component(values={"step": step})})
+    assert store.steps() == [25, 30, 35]
+    assert sorted(path.name for path in store.root.iterdir()) == ["00000025", "00000030", "00000035"]
+    assert store.latest() == store.path(35)
+    assert Checkpoint(store.latest()).component("more").values == {"step": 35}
+    with pytest.raises(CheckpointError, match="00000035: exists already"):
+        store.save(agent, 35)
+
+
+def test_the_latest_is_one_with_a_manifest(agent: DDPG, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(agent, 5)
+    (tmp_path / "00000010").mkdir()
+    (tmp_path / ".00000015.1.tmp").mkdir()
+    assert store.latest() == store.path(5)

@@ -1,0 +1,131 @@
+"""What a training run leaves in MLflow, read back from there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.agents.batches import SMALL
+from tests.agents.test_training import noisy_episode
+from tests.storage.replay_episodes import STATE_DIM
+from tspace_core.agents import DDPG, CheckpointStore
+from tspace_core.agents.pictures import map_change_figure, typical_states
+from tspace_core.agents.tracking import Tracker
+from tspace_core.agents.training import train_offline
+from tspace_core.errors import AgentError
+from tspace_core.storage.replay import Replay, build_replay
+
+
+@pytest.fixture
+def replay(tmp_path: Path) -> Replay:
+    return build_replay(tmp_path / "replay" / "small", [noisy_episode(1, 60), noisy_episode(2, 40)])
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store a module: making MLflow's tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'new' / 'mlflow.db'}"
+
+
+def test_a_run_can_be_read_back(replay: Replay, tmp_path: Path, uri: str) -> None:
+    import mlflow
+
+    store = CheckpointStore(tmp_path / "c", every=10)
+    agent = DDPG(SMALL, STATE_DIM, 68, seed=4)
+    tracker = Tracker(
+        uri, experiment="read-back", artifacts=tmp_path / "art", tags={"driver": "d1"}, run_name="r"
+    )
+    summary = train_offline(agent, replay, updates=30, tracker=tracker, checkpoints=store, report_every=10)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    assert summary.run_id is not None
+    run = client.get_run(summary.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "r"
+    assert run.data.params["actor_hidden"] == "[24, 16]"
+    assert (run.data.params["gamma"], run.data.params["seed"], run.data.params["updates"]) == (
+        "0.99",
+        "4",
+        "30",
+    )
+    for name, value in {
+        "agent": "ddpg",
+        "vehicle": "v1",
+        "replay": "small",
+        "replay_version": "000001",
+        "replay_sha256": replay.manifest.content_sha256,
+        "driver": "d1",
+    }.items():
+        assert run.data.tags[name] == value
+    for name in ("critic_loss", "actor_loss", "mean_q", "reward", "saturated"):
+        history = client.get_metric_history(summary.run_id, name)
+        assert [(point.step, point.value) for point in history] == [
+            (point.update, pytest.approx(getattr(point, name))) for point in summary.series
+        ]
+    assert [item.path for item in client.list_artifacts(summary.run_id)] == ["map_change.png"]
+    assert len(list((tmp_path / "art").rglob("map_change.png"))) == 1
+
+    further = train_offline(
+        DDPG(SMALL, STATE_DIM, 68, seed=4),
+        replay,
+        updates=50,
+        tracker=Tracker(uri, experiment="read-back"),
+        checkpoints=store,
+        report_every=10,
+        resume=True,
+    )
+    assert further.run_id == summary.run_id
+    history = client.get_metric_history(summary.run_id, "critic_loss")
+    assert [point.step for point in history] == [10, 20, 30, 40, 50]
+
+
+def test_a_failed_run_is_marked(replay: Replay, tmp_path: Path, uri: str) -> None:
+    import mlflow
+
+    agent = DDPG(SMALL, STATE_DIM, 68)
+    agent.target_critic.output.bias.data.fill_(float("inf"))
+    with pytest.raises(AgentError, match="stopped at update 1"):
+        train_offline(agent, replay, updates=3, tracker=Tracker(uri, experiment="failing"))
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("failing")
+    assert experiment is not None
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+
+
+def test_metrics_go_out_in_batches_and_none_is_lost(uri: str) -> None:
+    import mlflow
+
+    tracker = Tracker(uri, experiment="many")
+    run = tracker.start({}, {})
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    for step in range(1300):
+        tracker.metrics(step, {"a": step / 7})
+        if step == 100:
+            assert client.get_metric_history(run, "a") == []
+    tracker.finish()
+    history = client.get_metric_history(run, "a")
+    assert sorted((point.step, point.value) for point in history) == [(k, k / 7) for k in range(1300)]
+
+
+def test_a_tracker_does_one_run_at_a_time(uri: str) -> None:
+    tracker = Tracker(uri, experiment="one")
+    with pytest.raises(AgentError, match="call start first"):
+        tracker.finish()
+    tracker.start({}, {})
+    with pytest.raises(AgentError, match="finish it first"):
+        tracker.start({}, {})
+    tracker.finish("KILLED")
+
+
+def test_typical_states_span_the_flashed_rows(replay: Replay) -> None:
+    states, rows = typical_states(replay)
+    assert states.shape == (6, STATE_DIM)
+    assert rows.tolist() == sorted(rows.tolist())
+    assert set(rows.tolist()) == {0, 1, 2}
+
+
+def test_the_picture_shows_the_policys_change_in_nm(replay: Replay) -> None:
+    action = np.linspace(-1, 1, 68, dtype=np.float32)
+    figure = map_change_figure(lambda states: np.tile(action, (len(states), 1)), replay)
+    images = [axis.get_images()[0] for axis in figure.axes if axis.get_images()]
+    assert len(images) == 6
+    np.testing.assert_allclose(np.asarray(images[0].get_array()), action.reshape(4, 17) * 250.0)

@@ -1,0 +1,175 @@
+"""Where a training run's parameters, metrics and pictures go: MLflow, or nowhere."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from tspace_core.errors import AgentError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+BATCH = 500
+"""Metrics sent in one call; MLflow takes at most 1000."""
+_VALUE_LIMIT = 6000
+"""Characters of a parameter's value that MLflow stores."""
+
+
+class RunTracker(Protocol):
+    """What training tells a tracker, in this order; ``metrics`` and ``figure`` any number of times."""
+
+    def start(
+        self, params: Mapping[str, object], tags: Mapping[str, str], *, resume: str | None = None
+    ) -> str | None:
+        """Begin a run, or go on with the run ``resume``; returns its id."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics after an update."""
+
+    def figure(self, figure: "Figure", name: str) -> None:
+        """A picture, stored under ``name``."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """End the run; everything told before is stored then."""
+
+
+class NullTracker:
+    """Tracking switched off."""
+
+    def start(
+        self, params: Mapping[str, object], tags: Mapping[str, str], *, resume: str | None = None
+    ) -> str | None:
+        """Nothing is stored, so there is no run id."""
+        return None
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing is stored."""
+
+    def figure(self, figure: "Figure", name: str) -> None:
+        """Nothing is stored."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Nothing is stored."""
+
+
+class Tracker:
+    """Tracks a run in MLflow; holds no global MLflow state, so runs side by side do not mix.
+
+    Args:
+        uri: Tracking store, ``settings().tracking_uri`` by default: SQLite in the data folder.
+        experiment: MLflow experiment, made if it does not exist.
+        artifacts: Local folder for the pictures of a new experiment; None leaves it to the tracking server.
+        tags: Tags of the run beside those that training sets (vehicle, agent, replay version).
+        run_name: Name shown in MLflow; None lets MLflow make one up.
+    """
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        experiment: str = "tspace",
+        artifacts: Path | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_name: str | None = None,
+    ) -> None:
+        from tspace_core.config import settings
+
+        self.uri = uri or settings().tracking_uri
+        self.experiment = experiment
+        self._artifacts = artifacts
+        if uri is None and artifacts is None and self.uri.startswith("sqlite:"):
+            self._artifacts = settings().data_dir / "mlartifacts"
+        self._tags = dict(tags or {})
+        self._run_name = run_name
+        self._run: str | None = None
+        self._waiting: list[tuple[str, float, int, int]] = []
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._mlflow = _import_mlflow()
+        self._client = self._mlflow.MlflowClient(tracking_uri=self.uri)
+
+    def start(
+        self, params: Mapping[str, object], tags: Mapping[str, str], *, resume: str | None = None
+    ) -> str:
+        """Begin a run, or go on with the run ``resume``; returns its MLflow id.
+
+        Raises:
+            AgentError: a run is going on already.
+        """
+        if self._run is not None:
+            message = f"run {self._run} is going on; finish it first or use a tracker a run"
+            raise AgentError(message)
+        if resume is not None:
+            self._client.update_run(resume, status="RUNNING")
+            self._run = resume
+            return resume
+        run = self._client.create_run(
+            self._experiment_id(), run_name=self._run_name, tags={**self._tags, **tags}
+        )
+        self._run = str(run.info.run_id)
+        entities = self._mlflow.entities
+        values = [entities.Param(name, str(value)[:_VALUE_LIMIT]) for name, value in params.items()]
+        self._client.log_batch(self._run, params=values, synchronous=True)
+        return self._run
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics after update ``step``; sent in batches, the rest when the run ends."""
+        now = time.time_ns() // 1_000_000
+        self._waiting.extend((name, float(value), now, step) for name, value in values.items())
+        if len(self._waiting) >= BATCH:
+            self._flush()
+
+    def figure(self, figure: "Figure", name: str) -> None:
+        """A matplotlib figure, stored as the run's artifact ``name``."""
+        self._client.log_figure(self._running(), figure, name)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Send what waits and end the run."""
+        run = self._running()
+        self._flush()
+        self._client.set_terminated(run, status=status)
+        self._run = None
+
+    def _flush(self) -> None:
+        run = self._running()
+        metrics = [self._mlflow.entities.Metric(*item) for item in self._waiting]
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(run, metrics=metrics[first : first + BATCH], synchronous=True)
+        self._waiting.clear()
+
+    def _running(self) -> str:
+        if self._run is None:
+            message = "no run is going on; call start first"
+            raise AgentError(message)
+        return self._run
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        place = None if self._artifacts is None else self._artifacts.resolve().as_uri()
+        return str(self._client.create_experiment(self.experiment, artifact_location=place))
+
+
+@cache
+def _import_mlflow() -> ModuleType:
+    """MLflow without its telemetry, its start-up lines, and a warning about its own database models."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import mlflow
+        import mlflow.entities
+        import mlflow.store.tracking.sqlalchemy_store  # configures SQLAlchemy's mappers, which warn
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    module: ModuleType = mlflow
+    return module
