@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             io.StringIO(content.removeprefix(_UTF8_MARK).decode("latin-1"), newline=""), delimiter=";"
         )
         numbered = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
-    except (OSError, EOFError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         message = f"{path}: cannot be read as a trip table ({error}); repair the file or fetch it again"
         raise LogReadError(message) from error
     if len(numbered) < 2:
