@@ -57,16 +57,19 @@ def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     data_dir: DataDir = None,
     date: Annotated[str | None, typer.Option(help="YYYY-MM-DD to file the logs under.")] = None,
+    driver: Annotated[str | None, typer.Option(help="Who drove; default: the vehicle's driver.")] = None,
 ) -> None:
     """Take raw logs or trip tables into the lake: raw, frames, signals, episodes.
 
     A log that fails costs only itself; it is listed with its error and the exit code is 1.
     """
-    from tspace_core.config import load_vehicle
+    from tspace_core.config import load_driver, load_vehicle
     from tspace_core.storage.files import sweep
     from tspace_core.storage.ingest import find_logs
 
     config = load_vehicle(vehicle)
+    if driver is not None:
+        load_driver(driver)
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         message = f"no such file or folder: {', '.join(missing)}"
@@ -80,7 +83,7 @@ def ingest(
     rows = []
     for number, log in enumerate(logs, start=1):
         typer.echo(f"[{number}/{len(logs)}] {log}", err=True)
-        rows.append(_ingest_one(lake, log, config, date, as_json=as_json))
+        rows.append(_ingest_one(lake, log, config, date=date, driver=driver, as_json=as_json))
     if as_json:
         typer.echo(json.dumps({"files": rows}))
     failed = sum("error" in row for row in rows)
@@ -90,14 +93,15 @@ def ingest(
 
 
 def _ingest_one(
-    lake: "Lake", log: Path, config: "Vehicle", date: str | None, *, as_json: bool
+    lake: "Lake", log: Path, config: "Vehicle", *, date: str | None, driver: str | None, as_json: bool
 ) -> dict[str, Any]:
     from tspace_core.storage.ingest import ingest_log
 
+    def tell(stage: str) -> None:
+        typer.echo(f"    {stage}", err=True)
+
     try:
-        result = ingest_log(
-            lake, log, config, date=date, progress=lambda stage: typer.echo(f"    {stage}", err=True)
-        )
+        result = ingest_log(lake, log, config, date=date, driver=driver, progress=tell)
     except (TspaceError, OSError) as error:
         typer.echo(f"    failed: {error}", err=True)
         return {"path": str(log), "error": str(error)}
@@ -184,7 +188,10 @@ def record(
     for number in range(seed, seed + count):
         path = out / f"{vehicle}_{cycle}_{driver}_{number:04d}.blf"
         summary = record_drive(config, driver, cycle, number, path)
-        typer.echo(f"{path}  {summary}")
+        typer.echo(
+            f"{path}: {summary.frames} frames, {summary.duration_s:.0f} s, {summary.distance_m:.0f} m, "
+            f"{summary.energy_wh:.0f} Wh"
+        )
 
 
 def _lake(data_dir: Path | None) -> "Lake":

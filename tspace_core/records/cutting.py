@@ -50,6 +50,7 @@ class LogContext:
     vehicle: Vehicle
     site: Site
     default_map: TorqueMap
+    driver_id: str
     log_key: str
     time_source: TimeSource
 
@@ -138,7 +139,7 @@ def _episode(
     meta = EpisodeMeta(
         episode_id=context.log_key,
         vehicle_id=vehicle.id,
-        driver_id=vehicle.driver,
+        driver_id=context.driver_id,
         site_id=context.site.id,
         timezone=context.site.timezone,
         rate_hz=vehicle.sampling.rate_hz,

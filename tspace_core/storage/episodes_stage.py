@@ -14,6 +14,7 @@ from tspace_core.storage import episodes_table, frames_table, signals_table
 from tspace_core.storage.files import atomic_write, sha256, write_text
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
 from tspace_core.storage.lake import Lake, RawLog, read_json
+from tspace_core.storage.raw_store import driver_of
 from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
 
 
@@ -32,8 +33,10 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
         raise StorageError(message)
     signals = frames_table.read_metadata(source)
     default, site = vehicle.default_map(), load_site(vehicle.site)
+    driver = driver_of(raw, vehicle)
     mark = fingerprint(
         stage="episodes",
+        driver=driver,
         signals=signals["fingerprint"],
         vehicle=vehicle_config(vehicle),
         site=site.model_dump(mode="json"),
@@ -52,7 +55,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     if vehicle.actions == "realised_torque":
         names.append("motor_torque")
     table = signals_table.read_grid(source, names)
-    context = LogContext(vehicle, site, default, raw.key, signals["time_source"])
+    context = LogContext(vehicle, site, default, driver, raw.key, signals["time_source"])
     report = CutReport()
     entries = _write_all(lake, raw, mark, cut_episodes(table, context, flashes, report))
     summary = _summary(lake, raw, mark, entries, report, vehicle)

@@ -1,8 +1,9 @@
 """An episode as Parquet: one row a record, and the last observation as one row more.
 
 Columns: time timestamp[ns, UTC] of the state window's first sample, state fixed-size list f32, action
-fixed-size list f32[68], first_row i32, reward f32, flags u8; all but time and state are null in the last row.
-The file's metadata holds the ``EpisodeMeta`` as JSON.
+fixed-size list f32[68], first_row i32, reward f32, flags u8. In the last row all but time and state are null;
+its action is a list of 68 nulls, as pyarrow cannot read a null in place of a fixed-size list back. The file's
+metadata holds the ``EpisodeMeta`` as JSON.
 """
 
 from pathlib import Path
@@ -42,7 +43,7 @@ def to_table(episode: Episode) -> pa.Table:
         pa.array(episode.times, pa.timestamp("ns", tz="UTC")),
         pa.FixedSizeListArray.from_arrays(pa.array(episode.states.ravel()), episode.state_dim),
         pa.FixedSizeListArray.from_arrays(
-            pa.array(_longer(episode.actions).ravel()), ACTION_DIM, mask=pa.array(last)
+            pa.array(_longer(episode.actions).ravel(), mask=np.repeat(last, ACTION_DIM)), ACTION_DIM
         ),
         *(pa.array(_longer(values), mask=last) for values in (episode.rows, episode.rewards, episode.flags)),
     ]

@@ -59,6 +59,7 @@ def ingest_log(
     vehicle: Vehicle,
     *,
     date: str | None = None,
+    driver: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> IngestResult:
     """Take a log through all stages.
@@ -68,6 +69,7 @@ def ingest_log(
         source: the log, anywhere.
         vehicle: whose log it is.
         date: YYYY-MM-DD to file it under, or None to find out.
+        driver: id of who drove, or None: the driver of the vehicle's file.
         progress: is told the name of each stage as it begins.
 
     Raises:
@@ -75,7 +77,7 @@ def ingest_log(
     """
     tell = progress or (lambda stage: None)
     tell("raw")
-    raw = store_raw(lake, source, vehicle, date)
+    raw = store_raw(lake, source, vehicle, date, driver=driver)
     tell("frames")
     frames = store_frames(lake, raw, vehicle)
     tell("signals")

@@ -20,7 +20,9 @@ _YEAR_2000_NS = 946_684_800 * 10**9
 _PEEK_FRAMES = 1 << 12
 
 
-def store_raw(lake: Lake, source: Path, vehicle: Vehicle, date: str | None = None) -> RawLog:
+def store_raw(
+    lake: Lake, source: Path, vehicle: Vehicle, date: str | None = None, *, driver: str | None = None
+) -> RawLog:
     """Copy a log, and its flash journal if it has one, into the lake.
 
     The date is the given one, else the day (UTC) of its stamps or header, else that of the file's
@@ -31,6 +33,7 @@ def store_raw(lake: Lake, source: Path, vehicle: Vehicle, date: str | None = Non
         source: the log; its journal is looked for beside it.
         vehicle: whose log it is.
         date: YYYY-MM-DD, or None to find out.
+        driver: id of who drove, or None: the driver of the vehicle's file.
 
     Raises:
         LogFormatError: if the format is not known.
@@ -46,6 +49,9 @@ def store_raw(lake: Lake, source: Path, vehicle: Vehicle, date: str | None = Non
     known = _known(lake, vehicle, source.name, content)
     if known is not None and date in (None, known.date):
         _store_journal(source, known)
+        if driver is not None and driver != driver_of(known, vehicle):
+            message = f"{known.path} is stored with driver {driver_of(known, vehicle)!r}, not {driver!r}"
+            raise StorageError(message)
         return known
     if known is not None:
         message = (
@@ -68,6 +74,8 @@ def store_raw(lake: Lake, source: Path, vehicle: Vehicle, date: str | None = Non
         os.utime(temporary, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         temporary.chmod(0o444)
     origin = {"sha256": content, "source": str(source), "date_source": date_source, **_identity(log.path)}
+    if driver is not None:
+        origin["driver"] = driver
     write_text(log.origin, json.dumps(origin, indent=1))
     return log
 
@@ -80,6 +88,13 @@ def content_hash(log: RawLog) -> str:
         if {name: origin.get(name) for name in identity} == identity:
             return str(origin["sha256"])
     return sha256(log.path)
+
+
+def driver_of(log: RawLog, vehicle: Vehicle) -> str:
+    """Return who drove: as it was stored with the log, else the driver of the vehicle's file."""
+    if log.origin.is_file():
+        return str(read_json(log.origin).get("driver", vehicle.driver))
+    return vehicle.driver
 
 
 def utc_clock(
