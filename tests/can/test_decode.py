@@ -92,6 +92,8 @@ WIDE = {
     "whole factor, broken offset": SignalLayout("S", 0, 64, scale=3, offset=0.5),
     "unsigned 64 bits": SignalLayout("S", 0, 64),
     "unsigned 64 bits, broken factor": SignalLayout("S", 7, 64, little_endian=False, scale=0.1, offset=-3),
+    "over nine bytes": SignalLayout("S", 13, 62, scale=0.5),
+    "over nine bytes, big endian": SignalLayout("S", 12, 63, little_endian=False, signed=True, scale=0.5),
     "longer than 64 bits": SignalLayout("S", 3, 80, scale=2),
     "longer than 64 bits, big endian": SignalLayout("S", 4, 77, little_endian=False, signed=True, scale=0.5),
 }

@@ -89,6 +89,14 @@ def test_no_samples_no_rows() -> None:
     assert len(resampler.finish()) == 1
 
 
+def test_memory_does_not_grow_with_the_log() -> None:
+    resampler = GridResampler(20, {"a": 1.0})
+    for second in range(50):
+        pairs = [(1000 * second + ms, ms) for ms in range(0, 1000, 10)]
+        resampler.push({"a": samples(*pairs)}, 0, 1000 * (second + 1) * MS)
+        assert sum(map(len, resampler._pending.values())) <= 10
+
+
 def test_negative_stamps() -> None:
     assert (whole({"a": samples((-130, 1))}, 20, -40, a=1).time // MS).tolist() == [-100, -50]
 

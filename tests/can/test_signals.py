@@ -186,13 +186,14 @@ def test_a_frame_that_ends_early_gives_what_is_in_it() -> None:
 
 
 def test_remote_and_error_frames_carry_no_signals() -> None:
-    remote = frames((1, 0, 0x1DB, bytes(4)), (1, 0, 0x7FF, bytes(4)), flags=FrameFlag.REMOTE)
+    asking = [(1, 0, 0x1DB, bytes(4)), (1, 0, 0x1DB, bytes(4)), (1, 0, 0x7FF, bytes(4))]
+    remote = frames(*asking, flags=FrameFlag.REMOTE)
     error = frames((2, 0, 0x1DB, bytes(4)), flags=FrameFlag.ERROR)
     good = frames((3, 0, 0x1DB, battery(5, 0)))
     report = ReadReport()
     found = extract(FrameBatch.concat([remote, error, good]), report, voltage=VOLTAGE)
     assert found["voltage"].value.tolist() == [5.0]
-    assert report.dropped == {"remote_frame": 1, "error_frame": 1}, (
+    assert report.dropped == {"remote_frame": 2, "error_frame": 1}, (
         "the other remote frame is nobody's signal"
     )
 
