@@ -14,7 +14,9 @@ from cantools.database.errors import DecodeError
 from tests.can.databases import payloads, random_database, reference, same_bits
 from tspace_core.can.dbc import load_database
 from tspace_core.can.decode import decode, decode_signals
+from tspace_core.can.frames import FrameBatch
 from tspace_core.can.layout import MessageLayout, SignalLayout
+from tspace_core.can.readers import open_log
 from tspace_core.errors import DatabaseError
 
 
@@ -83,6 +85,21 @@ def test_published_databases(shared_data: Path, name: str) -> None:
         layout = database.find(message.frame_id, extended=message.is_extended_frame)
         payload, length = payloads(generator, 40, max(message.length, 8))
         assert_as_cantools(layout, message, payload, length)
+
+
+def test_published_frames(shared_data: Path) -> None:
+    path = shared_data / "dbc/leaf/EV-can_AZE0.dbc"
+    oracle = Database()
+    oracle.add_dbc_file(str(path))
+    database = load_database([path])
+    log = open_log(shared_data / "can/leaf_gen1/leafon_reverse10m_stop_leafoff.csv")
+    frames = FrameBatch.concat(log.batches())
+    known = [message for message in oracle.messages if np.any(frames.id == message.frame_id)]
+    assert len(known) > 5
+    for message in known:
+        rows = np.flatnonzero(frames.id == message.frame_id)[::5]
+        layout = database.find(message.frame_id)
+        assert_as_cantools(layout, message, frames.payload[rows], frames.length[rows])
 
 
 WIDE = {
