@@ -124,15 +124,23 @@ def traction(plant: Plant, torque: float) -> float:
 
 @jit
 def limited_torque(plant: Plant, torque: float, speed: float, soc: float) -> float:
-    """Motor torque within its limits (Nm, m/s, 0 to 1); braking torque fades out towards standstill."""
+    """Motor torque held within torque, power, speed and battery limits (Nm, m/s, 0 to 1)."""
     shaft = max(speed * plant.shaft_per_metre, 1e-6)
     if torque >= 0.0:
         most = min(plant.torque_max, plant.power_max * min(1.0, max(0.0, soc / 0.05)) / shaft)
         governor = min(1.0, max(0.0, (plant.speed_max + 0.25 - speed) / 0.5))
         return min(torque, most * governor)
-    fade = min(1.0, max(0.0, (speed - plant.regen_fade_low) / (plant.regen_fade_high - plant.regen_fade_low)))
     power = plant.regen_power_max * min(1.0, max(0.0, (1.0 - soc) / 0.02))
-    return max(torque, -fade * min(plant.regen_torque_max, power / shaft))
+    return max(torque, -min(plant.regen_torque_max, power / shaft))
+
+
+@jit
+def wanted_torque(plant: Plant, torque: float, speed: float, soc: float) -> float:
+    """What the VCU asks of the motor for a torque: braking fades out towards standstill, then the limits."""
+    if torque < 0.0:
+        share = (speed - plant.regen_fade_low) / (plant.regen_fade_high - plant.regen_fade_low)
+        torque *= min(1.0, max(0.0, share))
+    return limited_torque(plant, torque, speed, soc)
 
 
 @jit
@@ -140,13 +148,13 @@ def truck_step(plant: Plant, state: Any, ledger: Any, live: Array, sine: float) 
     """One step of VCU, motor, truck and battery with the pedals as they are in ``state``."""
     h = plant.step
     v = state.speed
-    wanted = map_torque(live, plant.pedal_axis, plant.speed_axis, state.pedal, v * 3.6) * plant.map_to_motor
-    lifted = limited_torque(plant, wanted, v, state.soc)
+    by_map = map_torque(live, plant.pedal_axis, plant.speed_axis, state.pedal, v * 3.6) * plant.map_to_motor
+    lifted = wanted_torque(plant, by_map, v, state.soc)
     braking = state.brake * plant.brake_force_max
     target = lifted
     if braking > 0.0:
         by_pedal = plant.brake_blend_share * braking * plant.driveline_efficiency / plant.shaft_per_metre
-        target = limited_torque(plant, min(lifted, 0.0) - by_pedal, v, state.soc)
+        target = wanted_torque(plant, min(by_map, 0.0) - by_pedal, v, state.soc)
     torque = state.motor_torque + (target - state.motor_torque) * plant.torque_share
     torque = limited_torque(plant, torque, v, state.soc)
     force = traction(plant, torque)
@@ -280,7 +288,7 @@ def driver_step(
     limited = min(max(demand, -style.braking_limit[i]), style.acceleration_limit[i])
     # The correction of a lasting error stops growing where pedals or limits leave no room for it.
     if limited == demand and state.pedal_travel < 1.0:
-        state.integral = min(max(state.integral + style.integral_gain[i] * error * h, -0.5), 0.5)
+        state.integral = min(max(state.integral + style.integral_gain[i] * error * h, -1.0), 1.0)
     state.demand += (limited - state.demand) * min(1.0, h / max(style.reaction[i], h))
 
     force = plant.inertial_mass * state.demand + plant.rolling + plant.drag * v * v
@@ -293,7 +301,7 @@ def driver_step(
         low = default[cell, j] + style.adaptation[i] * (live[cell, j] - default[cell, j])
         high = default[cell + 1, j] + style.adaptation[i] * (live[cell + 1, j] - default[cell + 1, j])
         row[j] = (low * (1.0 - share) + high * share) * plant.map_to_motor
-    lifted = limited_torque(plant, row[0], v, state.soc)
+    lifted = wanted_torque(plant, row[0], v, state.soc)
     pedal = 0.0
     brake = 0.0
     if torque > lifted:

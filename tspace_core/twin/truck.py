@@ -1,5 +1,7 @@
 """From a vehicle's config to the constants of the compiled core."""
 
+import hashlib
+import json
 import math
 
 import numpy as np
@@ -74,6 +76,13 @@ def build_plant(vehicle: Vehicle, wind_mps: float = 0.0) -> Plant:
         pedal_axis=np.asarray(vehicle.torque_map.pedal_axis, dtype=np.float32).astype(np.float64),
         speed_axis=np.asarray(vehicle.torque_map.speed_axis_kmh, dtype=np.float32).astype(np.float64),
     )
+
+
+def drive_fingerprint(vehicle: Vehicle) -> str:
+    """Hash of the parameters that a simulated drive depends on, to tell whether kept figures are of these."""
+    content = [vehicle.road.model_dump(), twin_parameters(vehicle).model_dump()]
+    text = json.dumps(content, sort_keys=True) + vehicle.default_map().sha256()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def loss_map(efficiency: MotorEfficiency, torque_max: float, speed_max: float, power_max: float) -> Array:
