@@ -55,6 +55,8 @@ class SegmentCounter:
         backward = steps < 0
         gaps = steps > self._gap_ns
         numbers = self._segment + np.cumsum(backward | gaps)
+        self.backward_steps += int(np.count_nonzero(backward))
+        self.gaps += int(np.count_nonzero(gaps))
         if numbers[-1] >= MAX_SEGMENTS:
             message = (
                 f"the log clock breaks more than {MAX_SEGMENTS - 1} times ({self.backward_steps} steps back, "
@@ -62,8 +64,6 @@ class SegmentCounter:
                 "time column, or raise log.gap_s in the vehicle's config"
             )
             raise LogReadError(message)
-        self.backward_steps += int(np.count_nonzero(backward))
-        self.gaps += int(np.count_nonzero(gaps))
         self.longest_gap_s = max(self.longest_gap_s, float(steps.max()) / NS_PER_S)
         self._last = int(time[-1])
         self._segment = int(numbers[-1])

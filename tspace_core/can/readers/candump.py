@@ -156,6 +156,7 @@ class CandumpReader(TextReader):
 
     def _begin(self) -> None:
         self.report.buses.clear()
+        self._with_direction = False
         self._names = np.zeros((0, LONGEST_NAME), np.uint8)
         self._lengths = np.zeros(0, np.int64)
         self._buses = np.zeros(0, np.uint8)
@@ -176,7 +177,9 @@ class CandumpReader(TextReader):
             message = f"{tokens[3]!r} is neither R nor T"
             raise ForeignLineError(message)
         digits, _, data = tokens[2].partition("#")
-        if cut and not direction and len(data) != 2 * CLASSIC_BYTES:
+        self._with_direction |= bool(direction)
+        full = re.fullmatch(r"[0-9A-Fa-f]{16}", data) is not None
+        if not direction and (self._with_direction or not full):
             refuse_cut(cut=cut)
         flags = FrameFlag.TX if direction == "T" else FrameFlag(0)
         self._add(tokens[0][1:-1], tokens[1], digits, data, flags, builder)

@@ -21,6 +21,7 @@ from tspace_core.errors import LogFormatError, LogReadError
 NS_PER_S = 1_000_000_000
 TRUNCATED = "truncated file"
 CSV_HEADER = "timestamp,arbitration_id,extended,remote,error,dlc,data"
+SQLITE_HEADER = 100
 SQLITE_SIGNATURE = b"SQLite format 3\0"
 _TRC_VERSION = b";$FILEVERSION="
 _TRC_1_0 = re.compile(rb"^\s*\d+\)\s+\d+(\.\d+)?\s+", re.MULTILINE)
@@ -149,6 +150,8 @@ class DbReader(LogReader):
                     f"{self.path} is a compressed SQLite database, which cannot be read so; run gunzip on it"
                 )
                 raise LogFormatError(message)
+            head = source.read(SQLITE_HEADER)
+        self._check_size(head)
         builder = FrameBuilder(max_frames)
         number = 0
         reader = can.SqliteReader(self.path)
@@ -173,3 +176,19 @@ class DbReader(LogReader):
             reader.stop()
         if builder.count:
             yield builder.take()
+
+    def _check_size(self, head: bytes) -> None:
+        """SQLite reads zeros where pages are missing and would invent frames out of them."""
+        if len(head) == SQLITE_HEADER:
+            page = int.from_bytes(head[16:18], "big")
+            stated = (page if page != 1 else 1 << 16) * int.from_bytes(head[28:32], "big")
+            size = self.path.stat().st_size
+            if size >= stated:
+                return
+            what = f"it has {size} bytes, its header states {stated}"
+        else:
+            what = f"it has {len(head)} bytes, less than a header"
+        message = (
+            f"{self.path}: the SQLite database is cut off: {what}; copy it again, or try sqlite3 .recover"
+        )
+        raise LogReadError(message)

@@ -14,7 +14,8 @@ InflateError = cast("type[Exception]", isal_zlib.error)
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW = 31
 PIECE = 1 << 14
-"""Compressed bytes inflated at once: what damage inside gzip can cost of the data before it."""
+"""Compressed bytes inflated at once: what damage inside gzip can cost of the data before it. At deflate's
+highest ratio (1032) they make 16 MiB."""
 
 
 class Source:
@@ -90,6 +91,7 @@ class Source:
         return self._from_disk(size)
 
     def _inflated(self, size: int) -> bytes:
+        # never limited by max_length: isal would keep what it has decoded to itself at the end of the file
         while self.damage is None:
             raw = self._raw or self._from_disk(PIECE)
             self._raw = b""
@@ -98,16 +100,17 @@ class Source:
                 if not raw:
                     return b""
                 self._inflate = isal_zlib.decompressobj(GZIP_WINDOW)
-            elif not raw and not self._inflate.unconsumed_tail:
+            elif not raw:
                 self.damage = "the gzip data ends before its end mark"
                 return b""
             try:
-                part = self._inflate.decompress(self._inflate.unconsumed_tail + raw, size)
+                part = self._inflate.decompress(raw)
             except InflateError as error:
                 self.damage = f"the gzip data is damaged: {error}"
                 return b""
             if self._inflate.eof:
                 self._raw = self._inflate.unused_data
             if part:
-                return part
+                self._held = part[size:]
+                return part[:size]
         return b""

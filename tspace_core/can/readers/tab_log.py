@@ -162,10 +162,12 @@ class TabLogReader(TextReader):
         flags = FrameFlag.TX if direction == "TX" else FrameFlag(0)
         flags |= FrameFlag.EXTENDED if identifier > STANDARD_IDS else FrameFlag(0)
         flags |= FrameFlag.FD if length > CLASSIC_BYTES else FrameFlag(0)
+        # a frame without data ends the line before its Data cell
+        data = cells[column["Data"]] if column["Data"] < len(cells) else ""
         builder.append(
             nanoseconds(cells[column["Time"]], MILLISECONDS),
             bus_number(int(cells[column["Ch"]])),
             identifier,
             int(flags),
-            hex_payload(cells[column["Data"]].split(), length),
+            hex_payload(data.split(), length),
         )
