@@ -1,9 +1,10 @@
 """The watched folder: ``<inbox>/<vehicle id>/<log>``, a log's flash journal beside it if there is one.
 
-A log is taken when nobody has touched it for ``min_age_s`` (its content or its name: a file that is renamed into
-place counts from the rename). Taking copies it into the lake; the file stays where it is and may be deleted
-afterwards. What cannot be taken stays as well, with a ``<log>.refused.txt`` beside it that says why and what to
-do; it is looked at again when it changes.
+A log is taken when nobody has touched it or its journal for ``min_age_s`` (content or name: a file that is
+renamed into place counts from the rename). Taking copies it into the lake; the file stays where it is and may
+be deleted afterwards. A journal that arrives later than its log is taken then. What cannot be taken stays as
+well, with a ``<log>.refused.txt`` beside it that says why and what to do; it is looked at again when it
+changes.
 """
 
 import json
@@ -30,7 +31,8 @@ Seen = dict[str, str]
 class Taken:
     """What one look into the inbox brought."""
 
-    logs: list[RawLog] = field(default_factory=list)
+    logs: dict[str, str] = field(default_factory=dict)
+    """Key of each stored log -> size and time of the file it was taken from."""
     refused: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     seen: Seen = field(default_factory=dict)
@@ -60,16 +62,16 @@ def take(inbox: Path, lake: Lake, seen: Seen, *, min_age_s: float, budget_s: flo
         elif age < min_age_s or time.monotonic() > deadline:
             taken.waiting.append(name)
         else:
-            settled = _take_one(path, name, lake, known, taken)
+            settled = _take_one(path, name, mark, lake, known, taken)
             if settled and _mark_now(path) == mark:
                 taken.seen[name] = mark
     return taken
 
 
-def _take_one(path: Path, name: str, lake: Lake, known: set[str], taken: Taken) -> bool:
+def _take_one(path: Path, name: str, mark: str, lake: Lake, known: set[str], taken: Taken) -> bool:
     note = path.with_name(path.name + REFUSED_SUFFIX)
     try:
-        taken.logs.append(_store(path, name, lake, known))
+        taken.logs[_store(path, name, lake, known).key] = mark
         note.unlink(missing_ok=True)
     except TspaceError as error:
         taken.refused[name] = f"{type(error).__name__}: {error}"
@@ -88,8 +90,8 @@ def _store(path: Path, name: str, lake: Lake, known: set[str]) -> RawLog:
     parts = name.split("/")
     if len(parts) != 2 or parts[0] not in known:
         message = (
-            f"{name}: a log lies in a folder named after its vehicle, <inbox>/<vehicle id>/<log>; known vehicles: "
-            f"{', '.join(sorted(known))}"
+            f"{name}: a log lies in a folder named after its vehicle, <inbox>/<vehicle id>/<log>; known "
+            f"vehicles: {', '.join(sorted(known))}"
         )
         raise ConfigError(message)
     vehicle = load_vehicle(parts[0])
@@ -112,9 +114,14 @@ def _files(inbox: Path) -> Iterator[Path]:
 
 
 def _mark(path: Path) -> tuple[str, float]:
-    status = path.stat()
-    touched = max(status.st_mtime, status.st_ctime)
-    return f"{status.st_size}:{status.st_mtime_ns}", time.time() - touched
+    """What tells a changed log or journal from the one before, and the time since either was touched, s."""
+    files = [path]
+    journal = path.with_name(path.name + JOURNAL_SUFFIX)
+    if journal.is_file():
+        files.append(journal)
+    found = [file.stat() for file in files]
+    touched = max(max(status.st_mtime, status.st_ctime) for status in found)
+    return "+".join(f"{status.st_size}:{status.st_mtime_ns}" for status in found), time.time() - touched
 
 
 def _mark_now(path: Path) -> str | None:

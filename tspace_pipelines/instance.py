@@ -32,9 +32,7 @@ class DataDirStorage(DagsterSqliteStorage):
         return {}
 
     @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
-    ) -> Self:
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
         """Build the storage; ``config_value`` is empty."""
         return cls(str(instance_dir()), inst_data)
 

@@ -1,11 +1,11 @@
 """What an asset shows of itself: numbers, tables, paths and a plot, in Dagster's forms."""
 
-import base64
 import io
 import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import dagster as dg
 from tspace_core.errors import TspaceError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from tspace_core.evaluation.figures import Picture
 
 MAX_PLOT_BYTES = 50_000
 """A picture in metadata is part of the event log: it stays below this size."""
@@ -67,19 +67,19 @@ def _cell(value: object) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def plot(figure: "Figure", title: str) -> dg.MetadataValue[Any]:
-    """The figure as a picture in the page, as sharp as fits into ``MAX_PLOT_BYTES``."""
-    for dpi in (110, 80, 60, 40, 25):
+def plot(picture: "Picture") -> dg.MetadataValue[Any]:
+    """The picture for the page, made smaller until it fits into ``MAX_PLOT_BYTES``."""
+    if len(picture.markdown) < MAX_PLOT_BYTES:
+        return dg.MetadataValue.md(picture.markdown)
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture.png)) as image:
+        full = image.convert("RGB")
+    for share in (1.0, 0.8, 0.6, 0.4, 0.25):
+        size = (round(full.width * share), round(full.height * share))
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi)
-        text = f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
-        if len(text) < MAX_PLOT_BYTES:
-            return dg.MetadataValue.md(text)
-    return dg.MetadataValue.text(f"{title}: the picture would be larger than {MAX_PLOT_BYTES} bytes")
-
-
-def new_figure(rows: int = 1) -> "Figure":
-    """An empty figure that needs no display and no global state."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(8.0, 1.2 + 1.6 * rows), layout="constrained")
+        full.resize(size).quantize(32).save(buffer, format="png", optimize=True)
+        smaller = replace(picture, png=buffer.getvalue()).markdown
+        if len(smaller) < MAX_PLOT_BYTES:
+            return dg.MetadataValue.md(smaller)
+    return dg.MetadataValue.text(f"{picture.caption} (its picture is larger than {MAX_PLOT_BYTES} bytes)")

@@ -1,7 +1,7 @@
 """Partitions of the assets.
 
-``logs``: one key ``vehicle/date/name`` a raw log in the lake, added as logs arrive. The slash works in Dagster's
-command line, storage and page addresses; only ``...`` and control characters are refused in a key.
+``logs``: one key ``vehicle/date/name`` a raw log in the lake, added as logs arrive. The slash works in
+Dagster's command line, storage and page addresses; only ``...`` and control characters are refused in a key.
 ``vehicles``: the names of the files in conf/vehicles.
 """
 

@@ -1,0 +1,1 @@
+"""Definitions by area; each area lists its own in ``definitions``."""

@@ -13,7 +13,9 @@ class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The watched folder ``<folder>/<vehicle id>/<log>``."""
 
     folder: str = Field(description="watched folder")
-    min_age_s: float = Field(default=5.0, ge=0, description="a file is complete if untouched for this long, s")
+    min_age_s: float = Field(
+        default=5.0, ge=0, description="a file is complete if untouched for this long, s"
+    )
     budget_s: float = Field(default=20.0, gt=0, description="no further file is begun after this time, s")
 
     def take(self, lake: Lake, seen: Seen) -> Taken:

@@ -14,8 +14,8 @@ from tspace_pipelines.resources import LakeResource
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Takes complete files of <inbox>/<vehicle id>/<log> into the lake, adds their partitions and starts their "
-        "runs. What cannot be taken is reported once and has a .refused.txt beside it."
+        "Takes complete files of <inbox>/<vehicle id>/<log> into the lake, adds their partitions and starts "
+        "their runs. What cannot be taken is reported once and has a .refused.txt beside it."
     ),
 )
 def inbox_sensor(
@@ -24,15 +24,15 @@ def inbox_sensor(
     """Store new logs and request one run each."""
     taken = inbox.take(lake.open(), from_cursor(context.cursor))
     for name, reason in taken.refused.items():
-        context.log.warning(f"not taken: {name}: {reason}")
+        context.log.warning("not taken: %s: %s", name, reason)
     cursor = to_cursor(taken.seen)
     if not taken.logs:
         refused = "; ".join(f"not taken: {name}: {reason}" for name, reason in taken.refused.items())
         waiting = f"{len(taken.waiting)} not complete yet" if taken.waiting else "nothing new in the inbox"
         return dg.SensorResult(skip_reason=refused or waiting, cursor=cursor)
-    keys = list(dict.fromkeys(log.key for log in taken.logs))
+    keys = list(dict.fromkeys(taken.logs))
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(run_key=key, partition_key=key) for key in keys],
+        run_requests=[dg.RunRequest(run_key=f"{key}#{taken.logs[key]}", partition_key=key) for key in keys],
         dynamic_partitions_requests=[LOGS.build_add_request(keys)],
         cursor=cursor,
     )

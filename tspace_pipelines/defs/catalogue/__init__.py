@@ -1,0 +1,16 @@
+"""The DuckDB catalogue."""
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from tspace_core.config import settings
+from tspace_pipelines.defs.catalogue import assets, sensors
+
+
+def definitions() -> dg.Definitions:
+    """The area's definitions."""
+    return dg.Definitions(
+        assets=[assets.catalogue],
+        sensors=[sensors.automation],
+        resources={"duckdb": DuckDBResource(database=str(settings().catalogue))},
+    )

@@ -1,0 +1,78 @@
+"""Replay buffers, a partition a vehicle."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from tspace_pipelines.metadata import as_metadata, clear_failure, plot
+from tspace_pipelines.partitions import VEHICLES
+from tspace_pipelines.resources import LakeResource
+
+PLOTTED_RECORDS = 20_000
+NIGHTLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=72), warn_window=timedelta(hours=30))
+"""For what the nightly retraining makes."""
+
+
+@dg.asset(
+    deps=[dg.AssetDep("episodes", partition_mapping=dg.AllPartitionMapping())],
+    partitions_def=VEHICLES,
+    group_name="replay",
+    owners=["team:tspace"],
+    kinds={"numpy"},
+    tags={"layer": "replay"},
+    freshness_policy=NIGHTLY,
+)
+def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
+    """All visible episodes of a vehicle as memory-mapped rows; the same ones again make no version."""
+    import numpy as np
+
+    from tspace_core.evaluation.figures import episode_histograms
+    from tspace_core.storage import episodes_table
+    from tspace_core.storage.lake import read_json
+    from tspace_core.storage.replay import build_replay, versions_of
+
+    found = lake.open()
+    vehicle_id = context.partition_key
+    root = found.replay(vehicle_id)
+    before = versions_of(root)
+    with clear_failure():
+        paths = found.episodes(vehicle_id=vehicle_id)
+        replay = build_replay(root, (episodes_table.read(path) for path in paths))
+        entries = [
+            entry["meta"]
+            for manifest in found.episode_manifests(vehicle_id)
+            for entry in read_json(manifest)["episodes"]
+        ]
+    manifest = replay.manifest
+    content = manifest.content
+    per_km = [
+        entry["energy_wh"] / (entry["distance_m"] / 1000) for entry in entries if entry["distance_m"] > 0
+    ]
+    stride = max(1, len(replay) // PLOTTED_RECORDS)
+    rewards = replay.pick(np.arange(0, len(replay), stride)).rewards
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": content.records,
+            **as_metadata(
+                {
+                    "version": manifest.version,
+                    "reused": manifest.version in before,
+                    "episodes": len(content.episodes),
+                    "records": content.records,
+                    "energy_wh": float(sum(entry["energy_wh"] for entry in entries)),
+                    "distance_m": float(sum(entry["distance_m"] for entry in entries)),
+                    "duration_s": float(sum(entry["duration_s"] for entry in entries)),
+                    "reward_kind": content.layout.reward_kind,
+                    "reward_min": content.reward.minimum,
+                    "reward_max": content.reward.maximum,
+                    "reward_mean": content.reward.mean,
+                    "state_dim": content.layout.state_dim,
+                    "action_dim": content.layout.action_dim,
+                    "bytes": sum(file.stat().st_size for file in replay.directory.iterdir()),
+                    "path": replay.directory,
+                }
+            ),
+            "plot": plot(episode_histograms(per_km, rewards)),
+        },
+        data_version=dg.DataVersion(manifest.content_sha256),
+    )

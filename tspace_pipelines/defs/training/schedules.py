@@ -1,0 +1,47 @@
+"""Nightly retraining."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from tspace_pipelines.defs.training.jobs import retrain
+from tspace_pipelines.partitions import VEHICLES
+
+if TYPE_CHECKING:
+    from tspace_pipelines.resources import LakeResource
+
+CHECKPOINT = dg.AssetKey("ddpg_checkpoint")
+
+
+def _requests(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    """One run for each vehicle whose episodes have changed since its last agent."""
+    lake: LakeResource = context.resources.lake
+    found = lake.open()
+    requests = []
+    for vehicle_id in VEHICLES.get_partition_keys():
+        manifests = found.episode_manifests(vehicle_id)
+        if not manifests or not found.episodes(vehicle_id=vehicle_id):
+            continue
+        changed = max(manifest.stat().st_mtime for manifest in manifests)
+        records = context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=CHECKPOINT, asset_partitions=[vehicle_id]), limit=1
+        ).records
+        if not records or records[0].timestamp < changed:
+            night = context.scheduled_execution_time.date().isoformat()
+            requests.append(dg.RunRequest(run_key=f"{vehicle_id}#{night}", partition_key=vehicle_id))
+    if requests:
+        return requests
+    return dg.SkipReason(f"no vehicle has new episodes, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+
+
+nightly_retraining = dg.ScheduleDefinition(
+    name="nightly_retraining",
+    job=retrain,
+    cron_schedule="30 1 * * *",
+    execution_timezone="UTC",
+    execution_fn=_requests,
+    required_resource_keys={"lake"},
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="At 01:30 UTC: a new agent for every vehicle with episodes that its last agent has not seen.",
+)
