@@ -133,7 +133,7 @@ class JournalActions:
         inside = [f.time_ns for f in self._flashes if times[0] <= f.time_ns <= times[-1]]
         if not inside:
             return 0
-        decision = int(np.searchsorted(times, inside[0], side="right"))
+        decision = int(np.searchsorted(times, inside[0], side="left"))
         offset = (decision - self._window) % (2 * self._window)
         return 0 if offset <= self._window // 4 or offset >= 2 * self._window - 2 else offset
 
