@@ -27,7 +27,7 @@ class Comparison:
         drives: one row a drive, columns of ``pairs.DRIVE_SCHEMA``.
         pairs: one row a drive of a candidate other than the default map; see ``pairs.paired_differences``.
         summary: candidates with intervals and verdicts.
-        traces: one drive of every candidate, columns of ``drives.TRACE_SCHEMA``; may be empty.
+        traces: one drive of every candidate and driver, columns of ``drives.TRACE_SCHEMA``; may be empty.
         map_changes: mean change from the default map in Nm by candidate.
     """
 
@@ -54,7 +54,7 @@ class Comparison:
             drives: columns of ``pairs.DRIVE_SCHEMA``, with the default map's drives among them.
             vehicle_id: of the vehicle driven.
             cycle: name of the route.
-            traces: one drive of every candidate, for figures.
+            traces: one drive of every candidate and driver, for figures.
             map_changes: mean change of the map by candidate, for figures.
             descriptions: what candidates that are no baselines are.
 

@@ -1,14 +1,11 @@
-"""Candidates driving the twin in closed loop, all of them at once, along the same route by place.
+"""Candidates driving the twin in closed loop along the same route by place.
 
-A candidate is a torque map, flashed once before the start, or a policy, consulted every step. A step is two
-windows of length W, the same as in recorded episodes:
-
-    [t, t + W)         observed; at t + W the policy decides on it
-    [t + W, t + 2 W)   half step: the flash takes effect after the twin's ``flash_delay_s``
-    [t + 2 W, ...      the next window is observed
+A candidate is a torque map, in effect throughout, or a policy, consulted every step of two windows with the
+timing of ``tspace_core.twin.decisions``, the same as in recorded drives. All maps drive in one fleet and all
+policies in another; the vehicles of a fleet do not touch each other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +18,9 @@ from tspace_core.evaluation import quality
 from tspace_core.evaluation.pairs import DRIVE_SCHEMA
 from tspace_core.records.policy import Policy
 from tspace_core.twin.cycles import Route
+from tspace_core.twin.decisions import DecisionLoop, Step
 from tspace_core.twin.fleet import Fleet
 from tspace_core.twin.trace import Trace
-from tspace_core.twin.truck import twin_parameters
 
 Candidate = Policy | TorqueMap
 Progress = Callable[[float], None]
@@ -39,7 +36,7 @@ TRACE_SCHEMA = {
     "speed_kmh": pl.Float64,
     "reference_kmh": pl.Float64,
 }
-"""Columns of the traces that are kept: one drive of every candidate."""
+"""Columns of the traces that are kept: the first seed of every candidate and driver."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Driven:
 
     Attributes:
         drives: one row a drive, columns of ``pairs.DRIVE_SCHEMA``.
-        traces: columns of ``TRACE_SCHEMA``; the first driver and seed of every candidate.
+        traces: columns of ``TRACE_SCHEMA``; the first seed of every candidate and driver.
         map_changes: mean change from the default map in Nm by candidate, the map's shape, NaN where a policy
             never flashed.
     """
@@ -84,127 +81,131 @@ def drive_all(
         drivers: ids of simulated drivers.
         seeds: of the drivers' feet; the same seed gives every candidate the same foot.
         cycle: name of a cycle, or a route.
-        progress: told the share of the whole that is driven, 0 to 1, after every step.
+        progress: told the share of the whole that is driven, 0 to 1, again and again.
 
     Raises:
         AgentError: a policy returned actions of another shape, or not finite.
-        TwinError: the vehicle has no twin, or a map has other axes.
+        TwinError: the vehicle has no twin, a map has other axes, or a flash takes longer than a window.
         UnknownNameError: a driver or cycle of that name does not exist.
     """
     starts = [
         Start(candidate, driver, seed) for candidate in candidates for driver in drivers for seed in seeds
     ]
+    fixed = {name: each for name, each in candidates.items() if isinstance(each, TorqueMap)}
+    policies = {name: each for name, each in candidates.items() if not isinstance(each, TorqueMap)}
     default = vehicle.default_map()
-    maps = [_start_map(candidates[start.candidate], default) for start in starts]
-    fleet = Fleet(vehicle, cycle, [start.driver for start in starts], [start.seed for start in starts], maps)
-    flashers = [
-        _Flasher(name, candidate, [i for i, start in enumerate(starts) if start.candidate == name], vehicle)
-        for name, candidate in candidates.items()
-        if not isinstance(candidate, TorqueMap)
-    ]
-    window_s = vehicle.sampling.window_s
-    delay_s = min(_on_grid(twin_parameters(vehicle).flash_delay_s, fleet.rate_hz), window_s)
+    changes = {name: np.asarray(each.table, np.float64) - default.table for name, each in fixed.items()}
+    drives, traces = [], []
+    driven_before = 0
+    for group in (fixed, policies):
+        own = [start for start in starts if start.candidate in group]
+        if not own:
+            continue
+        maps = [fixed.get(start.candidate, default) for start in own]
+        fleet = Fleet(vehicle, cycle, [start.driver for start in own], [start.seed for start in own], maps)
+        recorder = _Recorder(vehicle, own, shown=range(0, len(own), len(seeds)))
+        flashing = _Flashing(vehicle, own, policies) if group is policies else None
+        for block in _driving(fleet, flashing):
+            recorder.keep(block)
+            if progress is not None:
+                share = np.where(fleet.done, 1.0, np.minimum(fleet.distance_m / fleet.route.length_m, 1.0))
+                progress((driven_before + float(np.sum(share))) / len(starts))
+        driven_before += len(own)
+        drives.append(
+            recorder.drives(fleet, np.zeros(len(own), int) if flashing is None else flashing.flashes)
+        )
+        traces.append(recorder.traces())
+        if flashing is not None:
+            changes.update(flashing.mean_changes())
+    order = {name: position for position, name in enumerate(candidates)}
+    return Driven(
+        drives=_ordered(pl.concat(drives), order),
+        traces=_ordered(pl.concat(traces), order),
+        map_changes=changes,
+    )
+
+
+def _driving(fleet: Fleet, flashing: "_Flashing | None") -> Iterator[Trace]:
+    """Drive until all have arrived or the time is up, and yield what was sampled."""
     limit_s = LIMIT_FACTOR * fleet.route.duration_s + 60.0
-    recorder = _Recorder(vehicle, starts, drives_a_candidate=len(drivers) * len(seeds))
-    elapsed = 0.0
+    window_s = fleet.vehicle.sampling.window_s
+    if flashing is None:
+        elapsed = 0.0
+        while not np.all(fleet.done) and elapsed < limit_s:
+            yield fleet.advance(20 * window_s)
+            elapsed += 20 * window_s
+        return
+    loop = DecisionLoop(fleet)
+    window = loop.first_window()
+    yield window
+    elapsed = window_s
     while not np.all(fleet.done) and elapsed < limit_s:
-        observed = fleet.advance(window_s)
-        recorder.keep(observed)
-        proposals = [flasher.decide(observed, fleet.done) for flasher in flashers]
-        if delay_s > 0:
-            recorder.keep(fleet.advance(delay_s))
-        for flasher, proposal in zip(flashers, proposals, strict=True):
-            flasher.flash(fleet, proposal)
-        if window_s - delay_s > 1e-9:
-            recorder.keep(fleet.advance(window_s - delay_s))
+        step = loop.step(window, flashing.decide(loop.states(window)))
+        flashing.count(step)
+        yield step.half_step
+        yield step.window
+        window = step.window
         elapsed += 2 * window_s
-        if progress is not None:
-            share = np.where(fleet.done, 1.0, fleet.distance_m / fleet.route.length_m)
-            progress(float(np.clip(np.mean(share), 0.0, 1.0)))
-    flashes = np.zeros(len(starts), dtype=np.int64)
-    changes = {
-        name: np.asarray(candidate.table, dtype=np.float64) - default.table
-        for name, candidate in candidates.items()
-        if isinstance(candidate, TorqueMap)
-    }
-    for flasher in flashers:
-        flashes[flasher.places] = flasher.flashes
-        changes[flasher.name] = flasher.mean_change()
-    return Driven(drives=recorder.drives(fleet, flashes), traces=recorder.traces(), map_changes=changes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Proposal:
-    """Actions of one policy and where they go; ``driving`` are positions within the policy's drives."""
+class _Flashing:
+    """The policies at work on a fleet, and what they flashed."""
 
-    driving: NDArray[np.int64]
-    actions: NDArray[np.float32]
-    first_rows: NDArray[np.int32]
+    def __init__(self, vehicle: Vehicle, starts: Sequence[Start], policies: Mapping[str, Policy]) -> None:
+        self.flashes = np.zeros(len(starts), dtype=np.int64)
+        self._policies = policies
+        self._starts = starts
+        self._places = {
+            name: [place for place, start in enumerate(starts) if start.candidate == name]
+            for name in policies
+        }
+        self._action_dim = vehicle.action_dim
+        self._default = vehicle.default_map().table
+        self._sums = {name: np.zeros(self._default.shape) for name in policies}
+        self._counts = {name: np.zeros((len(self._default), 1)) for name in policies}
 
+    def decide(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ask each policy for all its vehicles, arrived or not: its input keeps order and size."""
+        actions = np.zeros((len(states), self._action_dim), dtype=np.float32)
+        for name, policy in self._policies.items():
+            places = self._places[name]
+            own = np.asarray(policy(states[places]), dtype=np.float32)
+            expected = (len(places), self._action_dim)
+            if own.shape != expected or not np.all(np.isfinite(own)):
+                message = (
+                    f"policy {name!r} returned actions of shape {own.shape}, "
+                    f"{np.count_nonzero(~np.isfinite(own))} of them not finite; expected finite {expected}"
+                )
+                raise AgentError(message)
+            actions[places] = own
+        return actions
 
-class _Flasher:
-    """One policy at work on its drives."""
-
-    def __init__(self, name: str, policy: Policy, places: Sequence[int], vehicle: Vehicle) -> None:
-        self.name = name
-        self.places = np.asarray(places, dtype=np.int64)
-        self.flashes = np.zeros(len(places), dtype=np.int64)
-        self._policy = policy
-        self._vehicle = vehicle
-        self._default = vehicle.default_map()
-        self._change = np.zeros(self._default.table.shape)
-        self._count = np.zeros(len(self._default.speed_axis_kmh), dtype=np.int64)
-
-    def decide(self, observed: Trace, done: NDArray[np.bool_]) -> _Proposal:
-        """Ask the policy, for all its drives (also those at the end: its input keeps its order and size)."""
-        columns = [observed.signal(name)[self.places] for name in self._vehicle.sampling.signals]
-        states = np.stack(columns, axis=2).reshape(len(self.places), -1).astype(np.float32)
-        actions = np.asarray(self._policy(states), dtype=np.float32)
-        expected = (len(self.places), self._vehicle.action_dim)
-        if actions.shape != expected or not np.all(np.isfinite(actions)):
-            message = (
-                f"policy {self.name!r} returned actions of shape {actions.shape}, "
-                f"{np.count_nonzero(~np.isfinite(actions))} of them not finite; expected finite {expected}"
-            )
-            raise AgentError(message)
-        driving = np.flatnonzero(~done[self.places])
-        highest = observed.velocity[self.places[driving]].max(axis=1, initial=0.0)
-        return _Proposal(driving, actions[driving], self._default.first_row(highest))
-
-    def flash(self, fleet: Fleet, proposal: _Proposal) -> None:
-        """Put the proposed rows into the live maps of the vehicles that still drive."""
-        config = self._vehicle.torque_map
-        done = fleet.done
-        for place, action, row in zip(proposal.driving, proposal.actions, proposal.first_rows, strict=True):
-            index = int(self.places[place])
-            if done[index]:
+    def count(self, step: Step) -> None:
+        """Note what took effect."""
+        for place, flash in enumerate(step.flashes):
+            if flash is None:
                 continue
-            flashed = fleet.map(index).flashed(
-                action,
-                int(row),
-                self._default,
-                budget_nm=config.budget_nm,
-                upper_factor=config.upper_factor,
-            )
-            fleet.set_map(index, flashed)
-            rows = slice(int(row), int(row) + self._vehicle.action_dim // len(config.pedal_axis))
-            self._change[rows] += flashed.table[rows] - self._default.table[rows]
-            self._count[rows] += 1
+            name = self._starts[place].candidate
+            rows = slice(flash.first_row, flash.first_row + len(flash.torque_nm))
+            self._sums[name][rows] += flash.torque_nm - self._default[rows]
+            self._counts[name][rows] += 1
             self.flashes[place] += 1
 
-    def mean_change(self) -> NDArray[np.float64]:
+    def mean_changes(self) -> dict[str, NDArray[np.float64]]:
         """Mean change of every cell over the flashes of its row, NaN where there was none."""
-        count = np.where(self._count > 0, self._count, 1)
-        return np.where((self._count > 0)[:, None], self._change / count[:, None], np.nan)
+        return {
+            name: np.where(count > 0, self._sums[name] / np.maximum(count, 1), np.nan)
+            for name, count in self._counts.items()
+        }
 
 
 class _Recorder:
     """Keeps of the traces what quality and figures need."""
 
-    def __init__(self, vehicle: Vehicle, starts: Sequence[Start], *, drives_a_candidate: int) -> None:
+    def __init__(self, vehicle: Vehicle, starts: Sequence[Start], *, shown: Sequence[int]) -> None:
         self._rate_hz = vehicle.sampling.rate_hz
         self._starts = starts
-        self._shown = np.arange(0, len(starts), drives_a_candidate)
+        self._shown = np.array(shown)
         self._speed: list[NDArray[np.float32]] = []
         self._reference: list[NDArray[np.float32]] = []
         self._valid: list[NDArray[np.bool_]] = []
@@ -269,9 +270,5 @@ class _Recorder:
         return pl.concat(frames)
 
 
-def _start_map(candidate: Candidate, default: TorqueMap) -> TorqueMap:
-    return candidate if isinstance(candidate, TorqueMap) else default
-
-
-def _on_grid(seconds: float, rate_hz: float) -> float:
-    return round(seconds * rate_hz) / rate_hz
+def _ordered(frame: pl.DataFrame, order: Mapping[str, int]) -> pl.DataFrame:
+    return frame.sort(pl.col("candidate").replace_strict(order), maintain_order=True)

@@ -95,7 +95,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, interval=_interval, words=_words)
+    environment.filters.update(number=_number, interval=_interval, bounds=_bounds, words=_words)
     summary = comparison.summary
     return environment.get_template("report.html.j2").render(
         title=title,
@@ -127,7 +127,7 @@ def comparison_pictures(vehicle: Vehicle, comparison: "Comparison") -> list[Pict
     if len(comparison.pairs):
         pictures += [figures.energy_saving(summary), figures.trip_time(comparison.pairs)]
     if len(comparison.traces):
-        pictures.append(figures.speed_traces(comparison.traces))
+        pictures.append(figures.speed_traces(comparison.traces, subject=summary.subject.name))
     change = comparison.map_changes.get(summary.subject.name)
     if change is not None:
         pictures.append(figures.torque_map_change(vehicle.default_map(), change, name=summary.subject.name))
@@ -150,8 +150,12 @@ def _number(value: float | None, decimals: int = 2) -> str:
     return "–" if value is None else f"{value + 0.0:,.{decimals}f}".replace(",", "\u202f")
 
 
-def _interval(value: Interval | None, decimals: int = 2) -> str:
-    return "–" if value is None else value.text(decimals).replace("-", "\u2212")
+def _interval(value: Interval | None) -> str:
+    return "–" if value is None else value.text().replace("-", "\u2212")
+
+
+def _bounds(value: Interval) -> str:
+    return value.bounds_text().replace("-", "\u2212")
 
 
 def _words(name: str) -> str:

@@ -43,14 +43,23 @@ class Interval(BaseModel):
         """Whether the whole interval is below zero."""
         return self.high is not None and self.high < 0
 
-    def text(self, decimals: int = 2, unit: str = "") -> str:
-        """For people: ``+1.20 % [+0.80, +1.60]``; the interval is left out where it is not known."""
+    @property
+    def decimals(self) -> int:
+        """Decimals that show which side of zero the bounds lie on: 2, more where they are small."""
+        bounds = [abs(value) for value in (self.low, self.high, self.mean) if value]
+        smallest = min(bounds, default=1.0)
+        return next((decimals for decimals in (2, 3) if smallest >= 0.5 * 10**-decimals), 4)
+
+    def text(self, unit: str = "") -> str:
+        """For people: ``+1.20 % [+0.80, +1.60]``; it says so where the interval is not known."""
         suffix = f" {unit}" if unit else ""
-        mean = f"{_tidy(self.mean, decimals):+.{decimals}f}{suffix}"
+        return f"{signed(self.mean, self.decimals)}{suffix} {self.bounds_text()}"
+
+    def bounds_text(self) -> str:
+        """For people: ``[+0.80, +1.60]``."""
         if self.low is None or self.high is None:
-            return f"{mean} [no interval]"
-        low, high = (f"{_tidy(value, decimals):+.{decimals}f}" for value in (self.low, self.high))
-        return f"{mean} [{low}, {high}]"
+            return "[no interval]"
+        return f"[{signed(self.low, self.decimals)}, {signed(self.high, self.decimals)}]"
 
 
 def student_t_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
@@ -130,6 +139,7 @@ def _standard_error(values: NDArray[np.float64]) -> float:
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def _tidy(value: float, decimals: int) -> float:
-    """Round, and turn a negative zero into a zero, so that it never prints as -0.00."""
-    return round(value, decimals) + 0.0
+def signed(value: float, decimals: int = 2) -> str:
+    """With its sign, which zero does not have."""
+    rounded = round(value, decimals)
+    return f"{rounded:+.{decimals}f}" if rounded else f"{0:.{decimals}f}"

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from tspace_core.evaluation.pairs import TRIP_TIME_TOLERANCE
-from tspace_core.evaluation.statistics import Interval
+from tspace_core.evaluation.statistics import Interval, signed
 
 _LIMIT = f"{TRIP_TIME_TOLERANCE:.0%}".replace("%", " %")
 
@@ -74,47 +74,51 @@ def sentence(
         missing = expected_pairs - saving.count
         return (
             f"{name} cannot be judged: {missing} of {_drives(expected_pairs)} did not finish or cannot be "
-            f"compared; the other {saving.count} show {saving.text(unit='%')} of energy per distance."
+            f"compared; the other {saving.count} show {saving.text('%')} of energy per distance."
         )
     if verdict is Verdict.SAME:
         return f"{name} drives exactly as the default map does in all {_drives(expected_pairs)}."
     unequal = (
         f"in {unequal_time_pairs} of {_drives(expected_pairs)} the trip time differs by more than {_LIMIT} "
-        f"(mean over all {_percent(trip_time.mean)})"
+        f"(mean over all {signed(trip_time.mean)} %)"
     )
     if verdict is Verdict.OTHER_TRIP_TIME:
         return (
-            f"{name} is not shown to save energy at equal trip time: it uses {saving.mean:.2f} % less per "
+            f"{name} is not shown to save energy at equal trip time: it uses {_size(saving)} % less per "
             f"distance {_bounds(saving)}, but {unequal}, and a saving bought with trip time is not counted."
         )
     tail = f"; {unequal}, where no saving is counted." if unequal_time_pairs else "."
     if verdict is Verdict.SAVES:
         return (
-            f"{name} saves {counted.mean:.2f} % energy at equal distance and trip time "
+            f"{name} saves {_size(counted)} % energy at equal distance and trip time "
             f"{_bounds(counted)} over {_drives(expected_pairs, paired=True)}{tail}"
         )
     if verdict is Verdict.COSTS:
         return (
-            f"{name} does not save energy: it uses {-counted.mean:.2f} % more at equal distance "
+            f"{name} does not save energy: it uses {_size(counted)} % more at equal distance "
             f"{_bounds(counted)} over {_drives(expected_pairs, paired=True)}{tail}"
         )
     if counted.low is None:
         return f"{name} cannot be judged: {_drives(expected_pairs, paired=True)} gives no interval."
     return (
-        f"{name} is not shown to save energy: {_percent(counted.mean)} {_bounds(counted)} over "
+        f"{name} is not shown to save energy: {_mean(counted)} % {_bounds(counted)} over "
         f"{_drives(expected_pairs, paired=True)}, and that interval holds zero{tail}"
     )
 
 
-def _percent(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f} %"
+def _size(interval: Interval) -> str:
+    return f"{abs(interval.mean):.{interval.decimals}f}"
+
+
+def _mean(interval: Interval) -> str:
+    return signed(interval.mean, interval.decimals)
 
 
 def _bounds(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return "(no interval)"
-    low, high = (_percent(value) for value in (interval.low, interval.high))
-    return f"({interval.level:.0%} interval of the saving {low} to {high})".replace("% i", " % i")
+    low, high = (signed(value, interval.decimals) for value in (interval.low, interval.high))
+    return f"({100 * interval.level:g} % interval of the saving {low} % to {high} %)"
 
 
 def _drives(count: int, *, paired: bool = False) -> str:

@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tspace_core.evaluation.baselines import DEFAULT
 from tspace_core.evaluation.figures.style import Picture, colour, label, new_figure, picture, style
 from tspace_core.evaluation.statistics import Interval
 from tspace_core.evaluation.summary import ComparisonSummary
 
+Array = NDArray[np.float64]
+_EVERY_M = 20.0
+_STOP_M = 5.0
 _MOST_POINTS = 1200
 """Points of a curve in a figure; a screen shows no more."""
 
@@ -81,43 +86,75 @@ def trip_time(pairs: pl.DataFrame) -> Picture:
         )
 
 
-def speed_traces(traces: pl.DataFrame, candidates: Sequence[str] | None = None) -> Picture:
-    """Speed over distance of one drive of each candidate, with the reference.
+def speed_traces(traces: pl.DataFrame, *, subject: str, driver: str | None = None) -> Picture:
+    """Speed over distance of one drive by the default map and a candidate, and the time between all.
 
     Args:
         traces: columns ``candidate``, ``driver``, ``seed``, ``time_s``, ``distance_m``, ``speed_kmh``,
-            ``reference_kmh`` (one drive a candidate).
-        candidates: which to draw; all by default.
+            ``reference_kmh``; one drive a candidate and driver.
+        subject: candidate whose speed is drawn beside the default map's.
+        driver: whose drive is drawn; by default the one whose trip time the subject changes most.
     """
-    names = list(candidates or traces["candidate"].unique(maintain_order=True))
-    driver, seed = traces.select("driver", "seed").row(0)
+    driver = driver or _most_changed_driver(traces, subject)
+    own = traces.filter(pl.col("driver") == driver)
+    default = own.filter(pl.col("candidate") == DEFAULT)
+    seed = own["seed"][0]
     with style():
         figure = new_figure(8.0, 4.4)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        default = traces.filter(pl.col("candidate") == DEFAULT)
-        for position, name in enumerate(names):
-            own = _thinned(traces.filter(pl.col("candidate") == name))
-            distance = own["distance_m"] / 1000
-            if position == 0:
-                above.plot(
-                    distance, own["reference_kmh"], color=colour(DEFAULT), linestyle=":", label="reference"
-                )
-            above.plot(distance, own["speed_kmh"], color=colour(name, position), label=label(name), alpha=0.9)
-            if name != DEFAULT and len(default):
-                gap = own["time_s"] - _time_at(default, own["distance_m"])
-                below.plot(distance, gap, color=colour(name, position))
+        thin = _thinned(default)
+        above.plot(thin["distance_m"] / 1000, thin["reference_kmh"], color="#56b4e9", linewidth=3, alpha=0.5)
+        above.plot([], [], color="#56b4e9", linewidth=3, alpha=0.5, label="reference")
+        for position, name in enumerate(own["candidate"].unique(maintain_order=True)):
+            drive = own.filter(pl.col("candidate") == name)
+            tint = colour(name, position)
+            if name in (DEFAULT, subject):
+                thin = _thinned(drive)
+                above.plot(thin["distance_m"] / 1000, thin["speed_kmh"], color=tint, linewidth=1.1)
+            if name != DEFAULT:
+                place, gap = time_behind(default, drive)
+                below.plot(place / 1000, gap, color=tint)
+            above.plot([], [], color=tint, label=label(name))
         above.set_ylabel("speed in km/h")
-        above.set_title(f"One drive: driver {label(str(driver))}, seed {seed}")
+        above.set_title(f"One drive: driver {label(driver)}, seed {seed}")
         below.axhline(0, color=colour(DEFAULT), linewidth=1.2)
         below.set_ylabel("behind default\nin s")
         below.set_xlabel("distance in km")
-        figure.legend(loc="outside lower center", ncols=5)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=6)
         return picture(
             figure,
             "speed_traces",
-            f"Speed over distance (above) and time behind the default map's drive at the same place (below), "
-            f"driver {driver}, seed {seed}.",
+            f"Speed over distance of the default map and {label(subject)} (above), and time behind the "
+            f"default map's drive at the same place (below); driver {label(driver)}, seed {seed}.",
         )
+
+
+def time_behind(default: pl.DataFrame, drive: pl.DataFrame) -> tuple[Array, Array]:
+    """Places in m, those of stops left out, and the seconds that ``drive`` is behind ``default`` there."""
+    end = min(float(frame["distance_m"].to_numpy()[-1]) for frame in (default, drive))
+    place = np.arange(0.0, end, _EVERY_M)
+    moving = np.ones(len(place), dtype=np.bool_)
+    times = []
+    for frame in (default, drive):
+        distance = frame["distance_m"].to_numpy()
+        times.append(np.interp(place, distance, frame["time_s"].to_numpy()))
+        # The lowest speed near a place: at a stop the time there is no single instant.
+        slow = distance[frame["speed_kmh"].to_numpy() < 3.0]
+        nearest = np.searchsorted(slow, place)
+        for index in (nearest - 1, nearest):
+            known = (index >= 0) & (index < len(slow))
+            gap = np.abs(place - slow[np.clip(index, 0, max(len(slow) - 1, 0))]) if len(slow) else np.inf
+            moving &= ~(known & (gap < _STOP_M))
+    return place[moving], (times[1] - times[0])[moving]
+
+
+def _most_changed_driver(traces: pl.DataFrame, subject: str) -> str:
+    ends = traces.group_by("candidate", "driver", maintain_order=True).agg(pl.col("time_s").last())
+    both = ends.filter(pl.col("candidate") == subject).join(
+        ends.filter(pl.col("candidate") == DEFAULT), on="driver", maintain_order="left"
+    )
+    change = (both["time_s"] - both["time_s_right"]).abs()
+    return str(both["driver"][int(change.arg_max() or 0)])
 
 
 def _intervals(
@@ -139,9 +176,3 @@ def _intervals(
 
 def _thinned(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.gather_every(max(1, len(frame) // _MOST_POINTS))
-
-
-def _time_at(drive: pl.DataFrame, distance: pl.Series) -> Any:
-    import numpy as np
-
-    return np.interp(distance.to_numpy(), drive["distance_m"].to_numpy(), drive["time_s"].to_numpy())

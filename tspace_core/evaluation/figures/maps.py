@@ -99,7 +99,8 @@ def _heat(
         cmap=colour_map,
         vmin=None if limit is None else -limit,
         vmax=limit,
-        edgecolors="none",
+        edgecolors="face",
+        linewidth=0.4,
     )
     columns, rows = len(grid.pedal_axis), len(grid.speed_axis_kmh)
     axes.set_xticks(np.arange(columns)[::2] + 0.5, [f"{100 * value:.0f}" for value in grid.pedal_axis[::2]])
