@@ -10,6 +10,7 @@ from tests.agents.batches import SMALL, random_batch
 from tspace_core.agents import DDPG, Checkpoint, CheckpointStore, DDPGPolicy, load_agent
 from tspace_core.agents.checkpoint import Component
 from tspace_core.errors import AgentError, CheckpointError, StorageError
+from tspace_core.records.policy import Policy
 
 COMPONENTS = {
     "actor",
@@ -117,6 +118,24 @@ def test_a_damaged_file_is_named_and_the_agent_left_alone(agent: DDPG, tmp_path:
     (tmp_path / "c" / "target_critic.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"target_critic\.json: not a checkpoint's manifest"):
         DDPG.load(tmp_path / "c", mode="train")
+
+
+def test_hyperparameters_added_since_take_their_default(agent: DDPG, tmp_path: Path) -> None:
+    agent.save(tmp_path / "c")
+    manifest = tmp_path / "c" / "manifest.json"
+    older = json.loads(manifest.read_text())["hyperparameters"]
+    del older["offline_updates"]
+    edit(manifest, hyperparameters=older)
+    assert DDPG.load(tmp_path / "c", mode="train").hyper == agent.hyper
+
+
+def test_the_policy_is_what_evaluation_drives_with(agent: DDPG) -> None:
+    policy: Policy = DDPGPolicy(agent)
+    assert isinstance(policy, Policy)
+    actions = policy(np.ones((3, 6), np.float32))
+    assert actions.shape == (3, 5)
+    assert actions.dtype == np.float32
+    np.testing.assert_array_equal(actions, policy(np.ones((3, 6), np.float32)))  # no noise, also in training
 
 
 def edit(path: Path, **values: object) -> None:

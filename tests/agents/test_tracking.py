@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tests.agents.batches import SMALL
 from tests.agents.test_training import noisy_episode
@@ -12,6 +13,7 @@ from tspace_core.agents import DDPG, CheckpointStore
 from tspace_core.agents.pictures import map_change_figure, typical_states
 from tspace_core.agents.tracking import Tracker
 from tspace_core.agents.training import train_offline
+from tspace_core.config import settings
 from tspace_core.errors import AgentError
 from tspace_core.storage.replay import Replay, build_replay
 
@@ -114,6 +116,22 @@ def test_a_tracker_does_one_run_at_a_time(uri: str) -> None:
     with pytest.raises(AgentError, match="finish it first"):
         tracker.start({}, {})
     tracker.finish("KILLED")
+
+
+def test_the_default_store_lies_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSPACE_DATA_DIR", str(tmp_path / "lake"))
+    settings.cache_clear()
+    try:
+        tracker = Tracker(experiment="default")
+        tracker.start({"a": 1}, {})
+        figure = Figure()
+        figure.add_subplot().plot([0, 1])
+        tracker.figure(figure, "line.png")
+        tracker.finish()
+    finally:
+        settings.cache_clear()
+    assert (tmp_path / "lake" / "mlflow.db").is_file()
+    assert len(list((tmp_path / "lake" / "mlartifacts").rglob("line.png"))) == 1
 
 
 def test_typical_states_span_the_flashed_rows(replay: Replay) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.agents.batches import SMALL
 from tests.storage.replay_episodes import STATE_DIM, coded_episode
 from tspace_core.agents import DDPG, CheckpointStore
+from tspace_core.agents.tracking import NullTracker, Status
 from tspace_core.agents.training import SeriesPoint, train_offline
 from tspace_core.errors import AgentError
 from tspace_core.records.episode import Episode
@@ -129,6 +130,21 @@ def test_divergence_names_update_and_last_good_checkpoint(replay: Replay, tmp_pa
     with pytest.raises(AgentError, match=r"stopped at update 16: critic loss is .*checkpoint: .*00000010\)"):
         train_offline(agent, replay, updates=30, checkpoints=store, progress=spoil, report_every=5)
     assert store.steps() == [10]
+
+
+def test_a_failing_tracker_does_not_hide_why_training_ended(
+    replay: Replay, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unreachable(NullTracker):
+        def finish(self, status: Status = "FINISHED") -> None:
+            message = f"server gone, {status}"
+            raise OSError(message)
+
+    agent = new_agent()
+    agent.target_critic.output.bias.data.fill_(float("nan"))
+    with pytest.raises(AgentError, match="critic loss is nan"):
+        train_offline(agent, replay, updates=3, tracker=Unreachable())
+    assert "server gone, FAILED" in caplog.text
 
 
 def test_values_beyond_what_rewards_allow_are_reported(replay: Replay) -> None:

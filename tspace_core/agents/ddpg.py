@@ -238,13 +238,8 @@ class DDPG(DPG):
             CheckpointError: names the file that is missing, damaged or of another agent.
         """
         checkpoint = Checkpoint(directory)
-        manifest = checkpoint.manifest
         cls._check_name(checkpoint)
-        try:
-            hyper = DDPGHyperparameters.model_validate(manifest.hyperparameters)
-        except ValidationError as error:
-            message = f"{directory / 'manifest.json'}: hyperparameters not usable ({error})"
-            raise CheckpointError(message) from error
+        manifest, hyper = checkpoint.manifest, _hyperparameters(checkpoint)
         agent = cls(hyper, manifest.state_dim, manifest.action_dim, seed=manifest.seed, mode=mode)
         agent.restore(checkpoint)
         return agent
@@ -256,9 +251,12 @@ class DDPG(DPG):
             CheckpointError: damaged, of another agent, or with other dimensions or hyperparameters.
         """
         self._check_name(checkpoint)
-        expected, found = self._manifest(0), checkpoint.manifest
-        for field in ("state_dim", "action_dim", "hyperparameters"):
-            ours, theirs = getattr(expected, field), getattr(found, field)
+        found = checkpoint.manifest
+        for field, ours, theirs in (
+            ("state_dim", self.state_dim, found.state_dim),
+            ("action_dim", self.action_dim, found.action_dim),
+            ("hyperparameters", self.hyper, _hyperparameters(checkpoint)),
+        ):
             if ours != theirs:
                 message = f"{checkpoint.directory}: {field} is {theirs}, this agent has {ours}; use DDPG.load"
                 raise CheckpointError(message)
@@ -327,6 +325,16 @@ class _Workspace:
         self.critic = CriticPass(agent.critic, size)
         self.target_actor = ActorPass(agent.target_actor, size)
         self.target_critic = CriticPass(agent.target_critic, size)
+
+
+def _hyperparameters(checkpoint: Checkpoint) -> DDPGHyperparameters:
+    """Those of a checkpoint; what was added to the model since takes its default."""
+    try:
+        return DDPGHyperparameters.model_validate(checkpoint.manifest.hyperparameters)
+    except ValidationError as error:
+        path = checkpoint.directory / "manifest.json"
+        message = f"{path}: hyperparameters not usable ({error}); load another checkpoint"
+        raise CheckpointError(message) from error
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

@@ -1,5 +1,6 @@
 """Offline training: an agent, a replay buffer, a number of updates."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from tspace_core.agents.pictures import map_change_figure
 from tspace_core.agents.tracking import NullTracker, RunTracker
 from tspace_core.errors import AgentError
 from tspace_core.storage.replay import Replay
+
+_log = logging.getLogger(__name__)
 
 REPORT_EVERY = 100
 """Updates that one point of the series stands for."""
@@ -225,11 +228,11 @@ def _tracked(
     state.run_id = tracker.start(params, tags, resume=state.run_id)
     try:
         yield
-    except KeyboardInterrupt:
-        tracker.finish("KILLED")
-        raise
-    except BaseException:
-        tracker.finish("FAILED")
+    except BaseException as error:
+        try:
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        except Exception:  # the tracker's own trouble must not hide why training ended
+            _log.exception("the tracker could not end run %s", state.run_id)
         raise
     tracker.finish("FINISHED")
 
