@@ -59,12 +59,14 @@ class Replay:
         self._check_sizes(layout)
         rows = np.memmap(directory / ROWS, dtype="<f4", mode="r", shape=(content.rows, layout.row_width))
         # A record is a window of one row and the state of the next: overlapping windows make it one copy.
-        # They stop at the last but one row, so that the last window ends inside the file.
-        self._windows = np.lib.stride_tricks.as_strided(
-            np.asarray(rows),
-            shape=(content.rows - 1, layout.row_width + layout.state_dim),
-            strides=rows.strides,
-            writeable=False,
+        # They stop at the last but one row, so that the last window ends inside the file. As one opaque item
+        # each, numpy copies them whole.
+        self._width = layout.row_width + layout.state_dim
+        self._windows: NDArray[np.void] = np.ndarray(
+            shape=(content.rows - 1,),
+            dtype=np.dtype((np.void, 4 * self._width)),
+            buffer=rows,
+            strides=(4 * layout.row_width,),
         )
         self._starts = np.asarray(np.load(directory / STARTS, mmap_mode="r"))
         self._columns = (layout.state_dim, layout.state_dim + layout.action_dim)
@@ -118,7 +120,9 @@ class Replay:
             batch: Number of records.
             generator: Its state decides the draw: equal state, equal batch.
         """
-        return self._gather(self._starts[generator.integers(0, len(self._starts), size=batch)])
+        # Faster than Generator.integers; its bias is at most len / 2**53 and it never reaches len.
+        drawn = (generator.random(batch) * len(self._starts)).astype(np.int64)
+        return self._gather(self._starts[drawn])
 
     def pick(self, records: NDArray[np.int64]) -> ReplayBatch:
         """The records of these numbers, 0 to ``len(self) - 1`` in the order of the episodes."""
@@ -148,7 +152,7 @@ class Replay:
 
     def _gather(self, rows: NDArray[np.int64]) -> ReplayBatch:
         states, actions = self._columns
-        block = self._windows[rows]
+        block = self._windows[rows].view(np.float32).reshape(len(rows), self._width)
         if len(self._terminal_rows):
             terminals = np.isin(rows, self._terminal_rows).astype(np.float32)
         else:
