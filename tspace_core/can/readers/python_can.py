@@ -1,11 +1,11 @@
 """Formats that python-can reads for us: PEAK trc, python-can's own csv and its SQLite database."""
 
-import io
 import re
 import sqlite3
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TextIO, cast
 
 import can
 from can.io.trc import TRCReader
@@ -13,12 +13,16 @@ from can.io.trc import TRCReader
 from tspace_core.can.frames import CLASSIC_BYTES, FrameBatch, FrameFlag
 from tspace_core.can.readers.base import LogReader
 from tspace_core.can.readers.builder import FrameBuilder, bus_number
-from tspace_core.can.readers.scan import FULL, SLOW, Buffer
+from tspace_core.can.readers.scan import DONE, FULL, SLOW, Buffer
 from tspace_core.can.readers.source import Source
 from tspace_core.can.readers.text import ForeignLineError, TextReader
 from tspace_core.errors import LogFormatError, LogReadError
 
+EXTENDED, REMOTE, ERROR = int(FrameFlag.EXTENDED), int(FrameFlag.REMOTE), int(FrameFlag.ERROR)
+FD, BRS, ESI, TX = int(FrameFlag.FD), int(FrameFlag.BRS), int(FrameFlag.ESI), int(FrameFlag.TX)
 NS_PER_S = 1_000_000_000
+BLOCK = 1 << 16
+PARSE_ERRORS = (ValueError, LookupError, TypeError, NotImplementedError)
 TRUNCATED = "truncated file"
 CSV_HEADER = "timestamp,arbitration_id,extended,remote,error,dlc,data"
 SQLITE_HEADER = 100
@@ -45,30 +49,76 @@ def append_message(message: can.Message, builder: FrameBuilder, first_channel: i
     if not message.is_remote_frame and len(payload) != stated:
         error = f"{len(payload)} bytes of payload, {stated} announced"
         raise ForeignLineError(error)
-    flags = FrameFlag(0)
-    for flag, is_set in (
-        (FrameFlag.EXTENDED, message.is_extended_id),
-        (FrameFlag.REMOTE, message.is_remote_frame),
-        (FrameFlag.ERROR, message.is_error_frame),
-        (FrameFlag.FD, message.is_fd or len(payload) > CLASSIC_BYTES),
-        (FrameFlag.BRS, message.bitrate_switch),
-        (FrameFlag.ESI, message.error_state_indicator),
-        (FrameFlag.TX, not message.is_rx),
-    ):
-        if is_set:
-            flags |= flag
+    # plain integers: IntFlag arithmetic would take longer than python-can's parsing
+    flags = (
+        EXTENDED * message.is_extended_id
+        | REMOTE * message.is_remote_frame
+        | ERROR * message.is_error_frame
+        | FD * (message.is_fd or len(payload) > CLASSIC_BYTES)
+        | BRS * message.bitrate_switch
+        | ESI * message.error_state_indicator
+        | TX * (not message.is_rx)
+    )
     bus = 0 if message.channel is None else bus_number(int(str(message.channel)) - first_channel)
     length = min(message.dlc, CLASSIC_BYTES) if message.is_remote_frame else None
-    builder.append(
-        round(message.timestamp * NS_PER_S), bus, message.arbitration_id, int(flags), payload, length
-    )
+    builder.append(round(message.timestamp * NS_PER_S), bus, message.arbitration_id, flags, payload, length)
+
+
+class _Feed:
+    """A text file for python-can that knows how many of its log lines were taken."""
+
+    def __init__(self, header: str, lines: list[str]) -> None:
+        self.taken = 0
+        self._header = iter(header.splitlines(keepends=True))
+        self._lines = lines
+
+    def __iter__(self) -> "_Feed":
+        return self
+
+    def __next__(self) -> str:
+        header = next(self._header, None)
+        if header is not None:
+            return header
+        if self.taken == len(self._lines):
+            raise StopIteration
+        self.taken += 1
+        return self._lines[self.taken - 1]
+
+    def close(self) -> None:
+        """Called by python-can at the end; there is nothing to close."""
 
 
 class _LineReader(TextReader):
-    """A text format of python-can, given to it line by line so that a bad line costs only itself."""
+    """A text format of python-can.
+
+    python-can gets the lines in blocks. Where it fails on a line, or passes over one, the slow path takes
+    that line and python-can goes on behind it: a bad line costs only itself.
+    """
+
+    first_channel: ClassVar[int] = 0
+
+    @abstractmethod
+    def _messages(self, lines: list[str]) -> tuple[_Feed, Iterator[can.Message]]:
+        """python-can's reader over the log's header and these lines."""
 
     def _fast(self, buffer: Buffer, at: int, builder: FrameBuilder) -> tuple[int, int, int, int]:
-        return at, builder.count, 0, FULL if builder.full else SLOW
+        if builder.full:
+            return at, builder.count, 0, FULL
+        block = buffer[at : at + BLOCK].tobytes()
+        text = block[: block.rfind(b"\n") + 1].decode(self.encoding)
+        lines = text.split("\n")[:-1][: builder.capacity - builder.count]
+        done = 0
+        feed, messages = self._messages(lines)
+        try:
+            for message in messages:
+                if feed.taken != done + 1:
+                    break
+                append_message(message, builder, self.first_channel)
+                done += 1
+        except PARSE_ERRORS:
+            pass  # the line after `done` is at fault: the slow path says how
+        end = at + sum(len(line) + 1 for line in lines[:done])
+        return end, builder.count, done, DONE if lines and done == len(lines) else SLOW
 
 
 class CsvReader(_LineReader):
@@ -82,10 +132,14 @@ class CsvReader(_LineReader):
         """The header line is python-can's."""
         return head.startswith(CSV_HEADER.encode())
 
+    def _messages(self, lines: list[str]) -> tuple[_Feed, Iterator[can.Message]]:
+        feed = _Feed(CSV_HEADER, lines)
+        return feed, iter(can.CSVReader(cast("TextIO", feed)))
+
     def _slow(self, line: str, builder: FrameBuilder, *, cut: bool) -> None:
         if line == CSV_HEADER:
             return
-        for message in can.CSVReader(io.StringIO(f"{CSV_HEADER}\n{line}\n")):
+        for message in self._messages([line])[1]:
             append_message(message, builder)
 
 
@@ -97,6 +151,7 @@ class TrcReader(_LineReader):
 
     format: ClassVar[str] = "trc"
     endings: ClassVar[tuple[str, ...]] = (".trc",)
+    first_channel: ClassVar[int] = 1
 
     @classmethod
     def matches(cls, head: bytes, path: Path) -> bool:
@@ -105,6 +160,16 @@ class TrcReader(_LineReader):
 
     def _begin(self) -> None:
         self._header = ""
+
+    def _messages(self, lines: list[str]) -> tuple[_Feed, Iterator[can.Message]]:
+        feed = _Feed(self._header, lines)
+        return feed, self._with_start(TRCReader(cast("TextIO", feed)))
+
+    def _with_start(self, reader: TRCReader) -> Iterator[can.Message]:
+        for message in reader:
+            if self.report.start is None:
+                self.report.start = reader.start_time
+            yield message
 
     def _slow(self, line: str, builder: FrameBuilder, *, cut: bool) -> None:
         if line.startswith(";"):
@@ -121,15 +186,15 @@ class TrcReader(_LineReader):
         if _TRC_ERRORS & set(tokens[1:5]):
             self.report.drop("trc error frame", place=self._place(), detail=f"{line!r}: not readable yet")
             return
-        reader = TRCReader(io.StringIO(f"{self._header}{line}\n"))
-        messages = list(reader)
-        if self.report.start is None:
-            self.report.start = reader.start_time
+        try:
+            messages = list(self._messages([line])[1])
+        except PARSE_ERRORS as error:
+            raise ForeignLineError(str(error)) from error
         if not messages:
             message = "no message that python-can can read"
             raise ForeignLineError(message)
         for found in messages:
-            append_message(found, builder, first_channel=1)
+            append_message(found, builder, self.first_channel)
 
 
 class DbReader(LogReader):

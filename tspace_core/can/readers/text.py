@@ -124,7 +124,7 @@ class TextReader(LogReader):
         try:
             if text:
                 self._slow(text, builder, cut=cut)
-        except (ValueError, IndexError) as error:
+        except (ValueError, LookupError) as error:
             shown = text[:SHOWN] + ("..." if len(text) > SHOWN else "")
             self.report.drop(CUT if cut else FOREIGN, place=self._place(), detail=f"{shown!r}: {error}")
         self._line += 1
@@ -149,7 +149,7 @@ class TextReader(LogReader):
             cut: the line has no line end: what may be the start of a longer frame is refused.
 
         Raises:
-            ValueError, IndexError: the line is foreign, damaged or (if `cut`) not provably complete.
+            ValueError, LookupError: the line is foreign, damaged or (if `cut`) not provably complete.
         """
 
 
