@@ -1,6 +1,7 @@
 """Candidates driven by the twin."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -12,12 +13,14 @@ from tspace_core.config import Vehicle
 from tspace_core.errors import AgentError, TwinError
 from tspace_core.evaluation.baselines import RandomPolicy, baselines, minus_budget_map
 from tspace_core.evaluation.comparison import Comparison, compare
-from tspace_core.evaluation.drives import Candidate
 from tspace_core.evaluation.summary import ComparisonSummary
 from tspace_core.evaluation.verdict import Verdict
 from tspace_core.records.policy import ConstantPolicy, ZeroPolicy
 from tspace_core.twin.cycles import Route
 from tspace_core.twin.fleet import Fleet
+
+if TYPE_CHECKING:
+    from tspace_core.evaluation.drives import Candidate
 
 
 def test_every_candidate_drives_with_every_driver_and_seed(comparison: Comparison) -> None:

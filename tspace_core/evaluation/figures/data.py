@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tspace_core.errors import RecordError
 from tspace_core.evaluation.figures.style import (
+    INK,
     PRIMARY,
     SECONDARY,
     TERTIARY,
@@ -89,7 +90,7 @@ def episode_histograms(energy_wh_per_km: ArrayLike, rewards: ArrayLike) -> Pictu
             finite = values[np.isfinite(values)]
             axes.hist(finite, bins=min(40, max(5, len(finite) // 4)), color=_TINTS[position], alpha=0.85)
             if len(finite):
-                axes.axvline(float(np.mean(finite)), color=SECONDARY, linewidth=1.4, linestyle="--")
+                axes.axvline(float(np.mean(finite)), color=INK, linewidth=1.4, linestyle="--")
             axes.set_xlabel(quantity)
             axes.set_ylabel(counted)
             axes.set_title(f"{len(finite)} {counted}")

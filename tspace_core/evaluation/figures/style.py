@@ -23,7 +23,7 @@ COLOURS = {
 _OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442")
 PRIMARY, SECONDARY, TERTIARY = "#0072b2", "#d55e00", "#009e73"
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
-_INK = "#13579b"
+INK = "#13579b"
 """Stands for the colour of the text; the SVG replaces it by the page's, so that dark pages stay readable."""
 _PRINT_INK = "#333333"
 
@@ -31,9 +31,9 @@ _STYLE: Mapping[str, Any] = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
     "axes.facecolor": "none",
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -44,9 +44,9 @@ _STYLE: Mapping[str, Any] = {
     "grid.color": "#9a9a9a",
     "grid.alpha": 0.3,
     "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "font.family": "sans-serif",
     "font.size": 10,
     "legend.frameon": False,
@@ -116,7 +116,7 @@ def picture(figure: Any, name: str, caption: str) -> Picture:
     _print_ink(figure)
     pixels = io.BytesIO()
     figure.savefig(pixels, format="png", dpi=110, facecolor="white")
-    return Picture(name=name, caption=caption, svg=svg.replace(_INK, "currentColor"), png=pixels.getvalue())
+    return Picture(name=name, caption=caption, svg=svg.replace(INK, "currentColor"), png=pixels.getvalue())
 
 
 def colour(name: str, position: int = 0) -> str:
@@ -133,7 +133,7 @@ def _print_ink(figure: Any) -> None:
     """Give everything drawn in the stand-in ink the ink of paper."""
     import matplotlib.colors as mcolors
 
-    ink = mcolors.to_rgba(_INK)
+    ink = mcolors.to_rgba(INK)
     for artist in figure.findobj():
         for kind in ("color", "edgecolor", "facecolor", "markeredgecolor"):
             getter, setter = getattr(artist, f"get_{kind}", None), getattr(artist, f"set_{kind}", None)
