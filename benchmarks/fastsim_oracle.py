@@ -12,7 +12,8 @@ resistance, driveline efficiency, motor efficiency over power, power limit, auxi
 energy at the battery's terminals: FASTSim's battery has a constant round-trip efficiency behind them, the
 twin's an open-circuit voltage and a resistance, which cannot be handed over. Two more things differ: the
 twin's fade of regeneration towards standstill is a ramp, FASTSim's a logistic curve (matched in its middle
-and slope), and FASTSim looks efficiencies up in steps of 1 % of power.
+and slope), and FASTSim looks efficiencies up in steps of 1 % of power. FASTSim always regenerates before it
+uses the friction brake, so the twin drives with ``brake_blend_share`` 1 here.
 """
 
 import argparse
@@ -79,11 +80,11 @@ def export(folder: Path) -> list[dict[str, Any]]:
 
     from tspace_core.config.loading import load_vehicle
     from tspace_core.twin.fleet import Fleet
-    from tspace_core.twin.truck import drive_fingerprint
+    from tspace_core.twin.truck import blended, drive_fingerprint
 
     drives = []
     for vehicle_id in VEHICLES:
-        vehicle = load_vehicle(vehicle_id)
+        vehicle = blended(load_vehicle(vehicle_id))
         for cycle in CYCLES:
             fleet = Fleet(vehicle, cycle, [DRIVER], [SEED], mode="time", rate_hz=TRACE_HZ)
             trace = fleet.run()

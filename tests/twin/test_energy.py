@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from tests.twin.conftest import Variant
 from tspace_core.config import TorqueMap, Vehicle
-from tspace_core.twin.cycles import load_route, make_route
+from tspace_core.twin.cycles import Route, load_route, make_route
 from tspace_core.twin.fleet import Fleet
 
 DRIVERS = ["tracker", "habitual", "aggressive"]
 
 
-def short_route(seed: int, seconds: int = 180) -> "object":
+def short_route(seed: int, seconds: int = 180) -> Route:
     """A rough trace with stops and steep grades, other for each seed."""
     generator = np.random.default_rng(seed)
     knots = generator.uniform(0.0, 28.0, seconds // 15 + 1) * (generator.random(seconds // 15 + 1) > 0.3)
@@ -92,7 +92,7 @@ def test_ledger_closes_for_any_parameters(
     route = short_route(seed)
     fleet = Fleet(
         vehicle,
-        route,  # type: ignore[arg-type]
+        route,
         DRIVERS,
         [seed] * 3,
         mode="place" if by_place else "time",

@@ -145,7 +145,7 @@ def test_a_quarter_of_an_hour_in_a_fifth_of_a_second_a_vehicle(truck: Vehicle) -
         best = np.inf
         for _ in range(3):
             fleet = Fleet(truck, "udds", ["tracker"] * count, range(count))
-            began = time.perf_counter()
+            began = time.process_time()
             fleet.advance(900.0)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
         assert best / count < 0.2, f"{count} vehicles: {best / count:.3f} s each"

@@ -78,6 +78,12 @@ def build_plant(vehicle: Vehicle, wind_mps: float = 0.0) -> Plant:
     )
 
 
+def blended(vehicle: Vehicle) -> Vehicle:
+    """The vehicle with brakes that regenerate before they use friction, as the oracle FASTSim has them."""
+    twin = twin_parameters(vehicle).model_copy(update={"brake_blend_share": 1.0})
+    return vehicle.model_copy(update={"twin": twin})
+
+
 def drive_fingerprint(vehicle: Vehicle) -> str:
     """Hash of the parameters that a simulated drive depends on, to tell whether kept figures are of these."""
     content = [vehicle.road.model_dump(), twin_parameters(vehicle).model_dump()]
