@@ -1,0 +1,123 @@
+"""The catalogue answers over an empty lake, a part of one, and a full one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.storage.logs import candump, shortest_drive, twin
+from tspace_core.errors import StorageError
+from tspace_core.storage.catalogue import Catalogue
+from tspace_core.storage.ingest import IngestResult, ingest_log, store_frames, store_raw
+from tspace_core.storage.lake import Lake
+
+VIEWS = ("logs", "frames", "signals", "episodes", "records", "replay", "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> IngestResult:
+    folder = tmp_path_factory.mktemp("catalogue")
+    return ingest_log(Lake(folder / "o'lake"), shortest_drive(folder / "a.blf"), twin(), driver="habitual")
+
+
+@pytest.fixture
+def lake(result: IngestResult) -> Lake:
+    return Lake(result.raw.path.parents[3])
+
+
+def test_every_view_answers_over_an_empty_lake(tmp_path: Path) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", Lake(tmp_path / "none"))
+    for view in VIEWS:
+        assert len(found.query(f"SELECT * FROM {view}")) == 0
+    assert found.query("SELECT count(*) AS n, sum(energy_wh) AS e FROM signals").row(0) == (0, None)
+
+
+def test_a_lake_that_is_partly_there(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    raw = store_raw(lake, candump(tmp_path / "a.log", stamps=[1_767_600_000.0, 1_767_600_001.0]), twin())
+    store_frames(lake, raw, twin())
+    found = Catalogue(tmp_path / "c.duckdb", lake)
+    assert found.query("SELECT key, frames, signals, episodes FROM logs").row(0) == (
+        raw.key,
+        True,
+        False,
+        False,
+    )
+    assert found.query("SELECT vehicle, date::VARCHAR, log, count(*) FROM frames GROUP BY ALL").rows() == [
+        ("twin_truck", "2026-01-05", "a.log", 2)
+    ]
+    assert len(found.query("SELECT * FROM signals")) == 0
+
+
+def test_figures_are_those_of_the_stages(tmp_path: Path, lake: Lake, result: IngestResult) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", lake)
+    assert found.query("SELECT count(*) FROM frames").item() == result.frames.frames
+    rows, energy = found.query(
+        "SELECT count(*), sum(energy_wh) FROM signals WHERE vehicle = 'twin_truck'"
+    ).row(0)
+    assert rows == result.signals.rows
+    assert energy == pytest.approx(result.signals.energy_wh - result.signals.energy_tail_wh)
+    episode = found.query(
+        "SELECT vehicle, driver, timezone, sum(records), sum(energy_wh) FROM episodes GROUP BY ALL"
+    )
+    assert episode.row(0) == (
+        "twin_truck",
+        "habitual",
+        "Europe/Berlin",
+        result.episodes.records,
+        pytest.approx(result.episodes.energy_wh),
+    )
+    records = found.query(
+        "SELECT count(*), count(reward), min(len(state)), min(len(action)) FROM records"
+    ).row(0)
+    assert records == (
+        result.episodes.records + result.episodes.episodes,
+        result.episodes.records,
+        90,
+        68,
+    )
+
+
+def test_files_that_no_manifest_names_are_not_seen(tmp_path: Path, lake: Lake, result: IngestResult) -> None:
+    stray = result.episodes.paths[0].with_name("a.blf.00000000.0000.parquet")
+    stray.write_bytes(result.episodes.paths[0].read_bytes())
+    try:
+        count = Catalogue(tmp_path / "c.duckdb", lake).query("SELECT count(reward) FROM records").item()
+    finally:
+        stray.unlink()
+    assert count == result.episodes.records
+
+
+def test_replay_versions_and_checkpoints_are_listed(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    version = lake.replay("twin") / "0001"
+    version.mkdir(parents=True)
+    (version / "manifest.json").write_text('{"rows": 5}')
+    (lake.checkpoints("ddpg", "run1") / "00000005").mkdir(parents=True)
+    found = Catalogue(tmp_path / "c.duckdb", lake)
+    assert found.query("SELECT name, version, manifest->>'rows' FROM replay").rows() == [
+        ("twin", "0001", "5")
+    ]
+    assert found.query("SELECT agent, run, step FROM checkpoints").rows() == [("ddpg", "run1", "00000005")]
+
+
+def test_refresh_sees_what_is_new(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    found = Catalogue(tmp_path / "c.duckdb", lake)
+    assert found.query("SELECT count(*) FROM logs").item() == 0
+    store_raw(lake, candump(tmp_path / "a.log", stamps=[1.0]), twin(), "2026-01-05")
+    assert found.query("SELECT count(*) FROM logs").item() == 0
+    found.refresh()
+    assert found.query("SELECT count(*) FROM logs").item() == 1
+
+
+def test_a_wrong_statement_is_explained(tmp_path: Path) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", Lake(tmp_path / "lake"))
+    with pytest.raises(StorageError, match="cannot answer 'SELECT speed FROM frames'"):
+        found.query("SELECT speed FROM frames")
+
+
+def test_it_cannot_be_written_by_a_query(tmp_path: Path) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", Lake(tmp_path / "lake"))
+    with pytest.raises(StorageError, match="read-only"):
+        found.query("DROP TABLE logs")
+    assert found.query("SELECT count(*) FROM logs").item() == 0

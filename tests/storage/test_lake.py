@@ -1,0 +1,168 @@
+"""Paths of the lake, raw logs that never change, quarantine."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.storage.logs import candump, twin
+from tspace_core.errors import LogFormatError, StorageError
+from tspace_core.storage.ingest import store_raw
+from tspace_core.storage.lake import Lake, RawLog
+from tspace_core.storage.raw_store import content_hash, driver_of
+
+ABSOLUTE = 1_767_600_000.0  # 2026-01-05 08:00 UTC
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "data")
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+def test_layout(lake: Lake) -> None:
+    log = RawLog("twin_truck", "2026-01-05", "a.blf", lake.raw("twin_truck", "2026-01-05", "a.blf"))
+    relative = {
+        name: str(path.relative_to(lake.root))
+        for name, path in {
+            "raw": log.path,
+            "journal": log.journal,
+            "frames": lake.frames(log),
+            "signals": lake.signals(log),
+            "episode": lake.episode(log, "0123456789", 7),
+            "replay": lake.replay("twin"),
+            "checkpoints": lake.checkpoints("ddpg", "r1"),
+        }.items()
+    }
+    assert log.key == "twin_truck/2026-01-05/a.blf"
+    assert relative == {
+        "raw": "raw/twin_truck/2026-01-05/a.blf",
+        "journal": "raw/twin_truck/2026-01-05/a.blf.flashes.jsonl",
+        "frames": "frames/vehicle=twin_truck/date=2026-01-05/a.blf.parquet",
+        "signals": "signals/vehicle=twin_truck/date=2026-01-05/a.blf.parquet",
+        "episode": "episodes/vehicle=twin_truck/date=2026-01-05/a.blf.01234567.0007.parquet",
+        "replay": "replay/twin",
+        "checkpoints": "checkpoints/ddpg/r1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (("..", "2026-01-05", "a"), "vehicle id '..'"),
+        (("v", "2026-01-05", "../a"), "log name '../a'"),
+        (("v", "2026-01-05", ".hidden"), "log name '.hidden'"),
+        (("v", "2026-01-05", "a=b"), "log name"),
+        (("v", "20260105", "a"), "date '20260105'"),
+        (("v", "2026-02-30", "a"), "date '2026-02-30'"),
+    ],
+)
+def test_names_cannot_leave_their_folder(lake: Lake, parts: tuple[str, str, str], words: str) -> None:
+    with pytest.raises(StorageError, match=words):
+        lake.raw(*parts)
+
+
+def test_a_log_is_stored_once_unchanged_and_found_again(lake: Lake, inbox: Path) -> None:
+    source = candump(inbox / "drive 1 (Süd).log", stamps=[ABSOLUTE, ABSOLUTE + 1])
+    log = store_raw(lake, source, twin())
+    assert log.key == "twin_truck/2026-01-05/drive 1 (Süd).log"
+    assert log.path.read_bytes() == source.read_bytes()
+    assert not log.path.stat().st_mode & 0o222
+    before = log.path.stat()
+    os.utime(source, (0, 0))
+    assert store_raw(lake, source, twin()) == log
+    assert store_raw(lake, log.path, twin()) == log
+    assert log.path.stat().st_mtime_ns == before.st_mtime_ns
+    assert lake.raw_logs() == lake.raw_logs("twin_truck") == [log]
+    assert lake.raw_logs("leaf_gen1") == []
+    assert lake.raw_log(log.key) == log
+    assert content_hash(log) == json.loads(log.origin.read_text())["sha256"]
+
+
+def test_another_content_of_the_same_name_is_refused_and_both_are_named(lake: Lake, inbox: Path) -> None:
+    first = store_raw(lake, candump(inbox / "a.log", stamps=[ABSOLUTE]), twin())
+    other = candump(inbox / "a.log", stamps=[ABSOLUTE, ABSOLUTE + 2])
+    with pytest.raises(StorageError, match="not the same content") as failure:
+        store_raw(lake, other, twin())
+    assert str(other) in str(failure.value)
+    assert str(first.path) in str(failure.value)
+    # The same name on another day is another log.
+    next_day = candump(inbox / "a.log", stamps=[ABSOLUTE + 86_400])
+    assert store_raw(lake, next_day, twin()).date == "2026-01-06"
+
+
+def test_the_date_comes_from_the_caller_the_stamps_or_the_file(lake: Lake, inbox: Path) -> None:
+    relative = candump(inbox / "b.log", stamps=[3.0, 4.0])
+    changed = datetime(2024, 2, 29, 23, 0, tzinfo=UTC).timestamp()
+    os.utime(relative, (changed, changed))
+    assert store_raw(lake, relative, twin()).date == "2024-02-29"
+    given = store_raw(lake, candump(inbox / "c.log", stamps=[3.0]), twin(), "2023-05-06")
+    assert given.date == "2023-05-06"
+    with pytest.raises(StorageError, match="under date 2023-05-06 already"):
+        store_raw(lake, inbox / "c.log", twin(), "2023-05-07")
+
+
+def test_journal_and_driver_travel_with_the_log(lake: Lake, inbox: Path) -> None:
+    source = candump(inbox / "a.log", stamps=[ABSOLUTE])
+    log = store_raw(lake, source, twin(), driver="aggressive")
+    assert driver_of(log, twin()) == "aggressive"
+    assert not log.journal.exists()
+    journal = inbox / "a.log.flashes.jsonl"
+    journal.write_text("{}\n")
+    store_raw(lake, source, twin())  # a journal that comes later is taken in
+    assert log.journal.read_text() == "{}\n"
+    assert lake.raw_logs() == [log]
+    journal.write_text("{}\n{}\n")
+    with pytest.raises(StorageError, match="differ"):
+        store_raw(lake, source, twin())
+    with pytest.raises(StorageError, match="driver 'aggressive', not 'tracker'"):
+        journal.unlink()
+        store_raw(lake, source, twin(), driver="tracker")
+
+
+def test_what_is_no_log_is_refused_before_anything_is_written(lake: Lake, inbox: Path) -> None:
+    (inbox / "readme.md").write_text("no log")
+    with pytest.raises(LogFormatError, match=r"readme\.md"):
+        store_raw(lake, inbox / "readme.md", twin())
+    with pytest.raises(StorageError, match="give the path of a file"):
+        store_raw(lake, inbox / "gone.blf", twin())
+    assert not lake.root.exists()
+
+
+def test_unknown_keys_are_explained(lake: Lake) -> None:
+    with pytest.raises(StorageError, match="must have the form"):
+        lake.raw_log("a.blf")
+    with pytest.raises(StorageError, match="store it first"):
+        lake.raw_log("twin_truck/2026-01-05/a.blf")
+
+
+def test_quarantine_moves_results_copies_sources_and_keeps_the_reason(lake: Lake, inbox: Path) -> None:
+    mine = lake.root / "signals" / "vehicle=v" / "date=2026-01-05" / "a.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("bad")
+    put = lake.quarantine("signals", mine, "velocity 900 km/h, limit 120")
+    assert not mine.exists()
+    assert put.read_text() == "bad"
+    assert put.is_relative_to(lake.root / "quarantine" / "signals")
+    note = json.loads(put.with_name(put.name + ".reason.json").read_text())
+    assert note["reason"] == "velocity 900 km/h, limit 120"
+    assert note["source"] == str(mine)
+
+    foreign = inbox / "x.bin"
+    foreign.write_text("junk")
+    assert lake.quarantine("raw", foreign, "no log").read_text() == "junk"
+    assert foreign.exists()
+
+    frame = pl.DataFrame({"velocity": [900.0, None]})
+    place = lake.quarantine("signals", frame, "too fast", name="a.blf")
+    assert pl.read_parquet(place).equals(frame)
+    assert lake.quarantine("signals", frame, "too fast", name="a.blf") == place
