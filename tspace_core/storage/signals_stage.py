@@ -164,7 +164,9 @@ def frame_cuts(path: Path, vehicle: Vehicle, report: ReadReport) -> Iterator[Cut
     """Yield the samples of a frames file, a row group and a segment at a time."""
     extractor = SignalExtractor(vehicle, load_database(vehicle.dbc_files()), report)
     for batch, segment in frames_table.read(path):
-        for number in np.unique(segment).tolist():
+        # One segment is the rule: finding that out by sorting would cost more than decoding.
+        single = segment.min() == segment.max()
+        for number in [int(segment[0])] if single else np.unique(segment).tolist():
             mine = segment == number
             part = batch if mine.all() else batch.select(mine)
             yield extractor.extract(part), number, int(part.time.max())
