@@ -2,7 +2,7 @@
 
 Four messages are little-endian with 11-bit ids, four big-endian with 29-bit ids, one holds two float32, one
 is multiplexed. Signals are signed and unsigned, scaled and with offset; payloads change as measured values
-do: slowly, with noise in the lowest bits. The BLF is made by numpy and isal, not by the reader that it is for.
+do: slowly, with noise in the lowest bits. The BLF is made by numpy and isal, not by the code that it tests.
 """
 
 import os
