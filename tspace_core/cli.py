@@ -102,9 +102,12 @@ def _ingest_one(
 
     try:
         result = ingest_log(lake, log, config, date=date, driver=driver, progress=tell)
-    except (TspaceError, OSError) as error:
-        typer.echo(f"    failed: {error}", err=True)
-        return {"path": str(log), "error": str(error)}
+    except Exception as error:
+        # Whatever is wrong with one log, the others are still to be done.
+        known = isinstance(error, (TspaceError, OSError))
+        text = str(error) if known else f"unexpected {type(error).__name__}: {error}; please report it"
+        typer.echo(f"    failed: {text}", err=True)
+        return {"path": str(log), "error": text}
     if not as_json:
         _print_result(result)
     return {"path": str(log), **result.to_dict()}

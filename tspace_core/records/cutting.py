@@ -14,7 +14,7 @@ from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.records.flash_journal import Flash
 from tspace_core.records.meta import EpisodeMeta, TimeSource
 from tspace_core.records.quadruple import Steps, make_steps, step_count
-from tspace_core.records.window import VALID, GridTable, Run, row_reasons, valid_runs
+from tspace_core.records.window import VALID, GridTable, RowReasons, Run, row_reasons, valid_runs
 
 END_OF_LENGTH = "maximum length"
 UNKNOWN_FLASH = "live map unknown: a flash was not acknowledged"
@@ -72,14 +72,14 @@ def cut_episodes(
         report: counts what is left out; complete when the iterator is used up.
     """
     vehicle = context.vehicle
-    reasons = row_reasons(table, vehicle)
+    rows = row_reasons(table, vehicle)
     if flashes and vehicle.actions == "flash_journal" and (np.diff(table.log_time_ns) < 0).any():
-        reasons[:] = AMBIGUOUS_JOURNAL
+        rows = RowReasons(np.ones(len(table), np.uint8), (VALID, AMBIGUOUS_JOURNAL))
     report.rows += len(table)
-    report.unusable_rows.update(reasons[reasons != VALID].tolist())
+    report.unusable_rows.update(rows.counts())
     source = action_source(vehicle, context.default_map, flashes)
     number = 0
-    for run in valid_runs(table, reasons, vehicle.sampling.period_ns):
+    for run in valid_runs(table, rows, vehicle.sampling.period_ns):
         for episode in _episodes_of_run(table, run, context, source, report):
             yield _numbered(episode, number)
             number += 1

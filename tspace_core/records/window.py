@@ -13,6 +13,7 @@ COVERED_SHARE = 0.999
 """A grid step counts as measured if its energy was summed over at least this share of it."""
 
 VALID = "valid"
+NO_ENERGY = "no energy: current or voltage missing"
 END_OF_SEGMENT = "end of segment"
 
 
@@ -50,29 +51,49 @@ class Run:
     end_reason: str
 
 
-def row_reasons(table: GridTable, vehicle: Vehicle) -> NDArray[np.object_]:
+@dataclass(frozen=True)
+class RowReasons:
+    """Why rows cannot be used.
+
+    Attributes:
+        code: (n,) uint8, index into ``reasons`` for each row; 0 is ``VALID``.
+        reasons: ``VALID`` and the reasons that there can be.
+    """
+
+    code: NDArray[np.uint8]
+    reasons: tuple[str, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of unusable rows by reason."""
+        found = np.bincount(self.code, minlength=len(self.reasons)).tolist()
+        return {why: count for why, count in zip(self.reasons[1:], found[1:], strict=True) if count}
+
+
+def row_reasons(table: GridTable, vehicle: Vehicle) -> RowReasons:
     """Return for each row ``VALID`` or the reason why no window may hold it.
 
     A row needs a fresh value of every state signal, and energy measured over its whole step. The step before
     a segment's first row lies outside the segment: that row needs no energy, as no reward can hold it.
     """
-    reasons = np.full(len(table), VALID, object)
+    names = vehicle.sampling.signals
+    reasons = (VALID, NO_ENERGY, *(f"stale: {name}" for name in names))
+    code = np.zeros(len(table), np.uint8)
     needed = COVERED_SHARE / vehicle.sampling.rate_hz
     first = np.diff(table.segment.astype(np.int64), prepend=-1) != 0
-    reasons[(table.energy_s < needed) & ~first] = "no energy: current or voltage missing"
-    for name in reversed(vehicle.sampling.signals):
-        reasons[np.isnan(table.values[name])] = f"stale: {name}"
-    return reasons
+    code[(table.energy_s < needed) & ~first] = 1
+    for place, name in reversed(list(enumerate(names))):
+        code[np.isnan(table.values[name])] = 2 + place
+    return RowReasons(code, reasons)
 
 
-def valid_runs(table: GridTable, reasons: NDArray[np.object_], period_ns: int) -> Iterator[Run]:
+def valid_runs(table: GridTable, rows: RowReasons, period_ns: int) -> Iterator[Run]:
     """Yield the longest runs of valid rows inside each segment, in order; each is a grid without a hole."""
-    good = reasons == VALID
+    good = rows.code == 0
     broken = (np.diff(table.segment.astype(np.int64)) != 0) | (np.diff(table.log_time_ns) != period_ns)
     edge = np.flatnonzero(broken | (np.diff(good.astype(np.int8)) != 0)) + 1
     bounds = [0, *edge.tolist(), len(table)] if len(table) else []
     for start, stop in itertools.pairwise(bounds):
         if good[start]:
             ended = stop == len(table) or bool(broken[stop - 1])
-            reason = END_OF_SEGMENT if ended else str(reasons[stop])
+            reason = END_OF_SEGMENT if ended else rows.reasons[rows.code[stop]]
             yield Run(start, stop, int(table.segment[start]), reason)

@@ -89,18 +89,18 @@ def read(path: Path) -> "pl.DataFrame":
 def read_grid(path: Path, signals: Iterable[str]) -> GridTable:
     """Return what records are cut from: steps and the named signals, NaN = none yet, or stale."""
     names = list(dict.fromkeys(signals))
-    columns = ["time", "log_time_ns", "segment", *names, *_STEP_COLUMNS]
-    table = pq.read_table(path, columns=columns, partitioning=None)
+    with pq.ParquetFile(path) as file:
+        # A column at a time: the peak is what is kept, not twice that.
+        def column(name: str) -> Any:
+            found = file.read(columns=[name]).column(0)
+            return (found.cast(pa.int64()) if name == "time" else found).to_numpy()
 
-    def column(name: str) -> Any:
-        return table.column(name).to_numpy()
-
-    return GridTable(
-        log_time_ns=column("log_time_ns"),
-        utc_ns=table.column("time").cast(pa.int64()).to_numpy(),
-        segment=column("segment"),
-        values={name: column(name).astype(np.float32, copy=False) for name in names},
-        energy_wh=column("energy_wh"),
-        energy_s=column("energy_s"),
-        distance_m=column("distance_m"),
-    )
+        return GridTable(
+            log_time_ns=column("log_time_ns"),
+            utc_ns=column("time"),
+            segment=column("segment"),
+            values={name: column(name).astype(np.float32, copy=False) for name in names},
+            energy_wh=column("energy_wh"),
+            energy_s=column("energy_s"),
+            distance_m=column("distance_m"),
+        )
