@@ -129,6 +129,14 @@ def test_hyperparameters_added_since_take_their_default(agent: DDPG, tmp_path: P
     assert DDPG.load(tmp_path / "c", mode="train").hyper == agent.hyper
 
 
+def test_when_to_learn_and_save_may_change_on_the_way(agent: DDPG, tmp_path: Path) -> None:
+    agent.save(tmp_path / "c")
+    longer = DDPG(SMALL.model_copy(update={"offline_updates": 9000, "checkpoints_kept": 3}), 6, 5)
+    longer.restore(Checkpoint(tmp_path / "c"))
+    states = np.ones((2, 6), np.float32)
+    np.testing.assert_array_equal(longer.predict(states), agent.predict(states))
+
+
 def test_the_policy_is_what_evaluation_drives_with(agent: DDPG) -> None:
     policy: Policy = DDPGPolicy(agent)
     assert isinstance(policy, Policy)

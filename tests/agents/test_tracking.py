@@ -118,6 +118,17 @@ def test_a_tracker_does_one_run_at_a_time(uri: str) -> None:
     tracker.finish("KILLED")
 
 
+def test_a_run_that_is_gone_is_followed_by_a_new_one(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    import mlflow
+
+    tracker = Tracker(uri, experiment="gone")
+    run = tracker.start({}, {}, resume="0" * 32)
+    tracker.finish()
+    assert run != "0" * 32
+    assert mlflow.MlflowClient(tracking_uri=uri).get_run(run).data.tags["resumes"] == "0" * 32
+    assert "tracking goes on in a new run" in caplog.text
+
+
 def test_the_default_store_lies_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSPACE_DATA_DIR", str(tmp_path / "lake"))
     settings.cache_clear()

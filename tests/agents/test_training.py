@@ -10,7 +10,7 @@ from tests.storage.replay_episodes import STATE_DIM, coded_episode
 from tspace_core.agents import DDPG, CheckpointStore
 from tspace_core.agents.tracking import NullTracker, Status
 from tspace_core.agents.training import SeriesPoint, train_offline
-from tspace_core.errors import AgentError
+from tspace_core.errors import AgentError, CheckpointError
 from tspace_core.records.episode import Episode
 from tspace_core.storage.replay import Replay, build_replay
 
@@ -110,6 +110,15 @@ def test_a_finished_run_is_left_as_it_is(replay: Replay, tmp_path: Path) -> None
     first = train_offline(new_agent(), replay, updates=10, checkpoints=store)
     again = train_offline(new_agent(), replay, updates=10, checkpoints=store, resume=True)
     assert (again.updates, again.resumed_from, again.series) == (10, 10, first.series)
+
+
+def test_a_new_run_does_not_mix_with_an_old_one(replay: Replay, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c", every=10)
+    train_offline(new_agent(), replay, updates=10, checkpoints=store)
+    agent = new_agent()
+    with pytest.raises(CheckpointError, match="up to step 10; go on from them with resume=True"):
+        train_offline(agent, replay, updates=20, checkpoints=store)
+    assert agent.updates == 0
 
 
 def test_resuming_on_other_data_is_refused(replay: Replay, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ from tspace_core.config import DDPGHyperparameters
 from tspace_core.errors import AgentError, CheckpointError
 from tspace_core.storage.replay import ReplayBatch
 
+SCHEDULE = {
+    "updates_per_episode",
+    "offline_updates",
+    "checkpoint_every",
+    "offline_checkpoint_every",
+    "checkpoints_kept",
+}
+"""Hyperparameters that say when to learn and save, not how: they may differ from a checkpoint's."""
 SATURATED = 0.99
 """An output of tanh beyond this has a slope under 0.02."""
 
@@ -248,14 +256,15 @@ class DDPG(DPG):
         """Take over the whole state (mode ``infer``: the policy) of a checkpoint.
 
         Raises:
-            CheckpointError: damaged, of another agent, or with other dimensions or hyperparameters.
+            CheckpointError: damaged, of another agent, or with other dimensions or hyperparameters (those of
+                ``SCHEDULE`` aside).
         """
         self._check_name(checkpoint)
         found = checkpoint.manifest
         for field, ours, theirs in (
             ("state_dim", self.state_dim, found.state_dim),
             ("action_dim", self.action_dim, found.action_dim),
-            ("hyperparameters", self.hyper, _hyperparameters(checkpoint)),
+            ("hyperparameters", _learning(self.hyper), _learning(_hyperparameters(checkpoint))),
         ):
             if ours != theirs:
                 message = f"{checkpoint.directory}: {field} is {theirs}, this agent has {ours}; use DDPG.load"
@@ -335,6 +344,10 @@ def _hyperparameters(checkpoint: Checkpoint) -> DDPGHyperparameters:
         path = checkpoint.directory / "manifest.json"
         message = f"{path}: hyperparameters not usable ({error}); load another checkpoint"
         raise CheckpointError(message) from error
+
+
+def _learning(hyper: DDPGHyperparameters) -> dict[str, Any]:
+    return hyper.model_dump(exclude=SCHEDULE)
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

@@ -15,6 +15,8 @@ from tspace_core.errors import AgentError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_log = logging.getLogger(__name__)
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 BATCH = 500
@@ -101,16 +103,21 @@ class Tracker:
     ) -> str:
         """Begin a run, or go on with the run ``resume``; returns its MLflow id.
 
+        If the store does not hold ``resume``, a new run begins, tagged with it.
+
         Raises:
             AgentError: a run is going on already.
         """
         if self._run is not None:
             message = f"run {self._run} is going on; finish it first or use a tracker a run"
             raise AgentError(message)
-        if resume is not None:
+        if resume is not None and self._exists(resume):
             self._client.update_run(resume, status="RUNNING")
             self._run = resume
             return resume
+        if resume is not None:
+            _log.warning("run %s is not in %s (any more): tracking goes on in a new run", resume, self.uri)
+            tags = {**tags, "resumes": resume}
         run = self._client.create_run(
             self._experiment_id(), run_name=self._run_name, tags={**self._tags, **tags}
         )
@@ -150,6 +157,15 @@ class Tracker:
             message = "no run is going on; call start first"
             raise AgentError(message)
         return self._run
+
+    def _exists(self, run: str) -> bool:
+        try:
+            self._client.get_run(run)
+        except self._mlflow.exceptions.MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
 
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)

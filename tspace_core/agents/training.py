@@ -14,7 +14,7 @@ from tspace_core.agents.checkpoint import Checkpoint, CheckpointStore, Component
 from tspace_core.agents.dpg import DPG, Losses
 from tspace_core.agents.pictures import map_change_figure
 from tspace_core.agents.tracking import NullTracker, RunTracker
-from tspace_core.errors import AgentError
+from tspace_core.errors import AgentError, CheckpointError
 from tspace_core.storage.replay import Replay
 
 _log = logging.getLogger(__name__)
@@ -154,9 +154,16 @@ def train_offline(
     Raises:
         AgentError: dimensions or discount do not fit, or training diverged (names the update and the last
             good checkpoint).
-        CheckpointError: the checkpoint to resume from is damaged or of another agent.
+        CheckpointError: the checkpoint to resume from is damaged or of another agent; or there are checkpoints
+            and ``resume`` is not asked for.
     """
     _check(agent, replay, updates, report_every)
+    if not resume and checkpoints is not None and checkpoints.steps():
+        message = (
+            f"{checkpoints.root}: holds checkpoints up to step {checkpoints.steps()[-1]}; go on from them with "
+            "resume=True or choose a new run"
+        )
+        raise CheckpointError(message)
     state = _RunState(agent.seed, replay)
     if resume and checkpoints is not None and checkpoints.steps():
         checkpoint = Checkpoint(checkpoints.latest())
