@@ -92,6 +92,7 @@ def torchrl(replay: Replay, batch: int) -> Callable[[], object]:
     from tensordict import TensorDict
     from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
+    torch.set_num_threads(1)
     count = len(replay)
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(count), batch_size=batch)
     data = replay.pick(np.arange(count))

@@ -154,14 +154,14 @@ def train_offline(
     Raises:
         AgentError: dimensions or discount do not fit, or training diverged (names the update and the last
             good checkpoint).
-        CheckpointError: the checkpoint to resume from is damaged or of another agent; or there are checkpoints
-            and ``resume`` is not asked for.
+        CheckpointError: the checkpoint to resume from is damaged or of another agent; or there are
+            checkpoints and ``resume`` is not asked for.
     """
     _check(agent, replay, updates, report_every)
     if not resume and checkpoints is not None and checkpoints.steps():
         message = (
-            f"{checkpoints.root}: holds checkpoints up to step {checkpoints.steps()[-1]}; go on from them with "
-            "resume=True or choose a new run"
+            f"{checkpoints.root}: holds checkpoints up to step {checkpoints.steps()[-1]}; "
+            "go on from them with resume=True or choose a new run"
         )
         raise CheckpointError(message)
     state = _RunState(agent.seed, replay)
