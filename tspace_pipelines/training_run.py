@@ -11,7 +11,8 @@ a finished one is not done again.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,15 +96,16 @@ def train_ddpg(
                 f"{done} of {of} updates, critic loss {point.critic_loss:.4g}, mean value {point.mean_q:.4g}"
             )
 
-    summary = train_offline(
-        agent,
-        replay,
-        updates=total,
-        tracker=tracker(run) if tracker else None,
-        checkpoints=store,
-        progress=progress,
-        resume=True,
-    )
+    with _one_thread():
+        summary = train_offline(
+            agent,
+            replay,
+            updates=total,
+            tracker=tracker(run) if tracker else None,
+            checkpoints=store,
+            progress=progress,
+            resume=True,
+        )
     trained = Trained(
         vehicle_id=vehicle_id,
         run=run,
@@ -116,6 +118,19 @@ def train_ddpg(
     content = trained.model_dump(mode="json", exclude={"folder"})
     write_text(_pointer(lake, vehicle_id), json.dumps(content, indent=1))
     return trained
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Networks this small are no faster on two threads, and much slower where other runs want them too."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def latest_agent(lake: Lake, vehicle_id: str) -> Trained:

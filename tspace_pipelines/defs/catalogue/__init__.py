@@ -4,13 +4,14 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from tspace_core.config import settings
-from tspace_pipelines.defs.catalogue import assets, sensors
+from tspace_pipelines.defs.catalogue import assets, jobs, sensors
 
 
 def definitions() -> dg.Definitions:
     """The area's definitions."""
     return dg.Definitions(
         assets=[assets.catalogue],
+        jobs=[jobs.refresh_catalogue],
         sensors=[sensors.automation],
         resources={"duckdb": DuckDBResource(database=str(settings().catalogue))},
     )
