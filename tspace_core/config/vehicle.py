@@ -89,7 +89,15 @@ class Sampling(ConfigModel):
 
     rate_hz: float = Field(default=20.0, gt=0, le=1000, description="samples a second")
     window: int = Field(default=30, ge=2, description="samples in a window")
-    signals: tuple[str, ...] = Field(default=STATE_SIGNALS, description="state order")
+    signals: tuple[str, ...] = Field(default=STATE_SIGNALS, min_length=1, description="state order")
+
+    @field_validator("signals")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            message = f"signals {value} must name each signal once"
+            raise ValueError(message)
+        return value
 
     @property
     def period_ns(self) -> int:
@@ -110,6 +118,12 @@ class Sampling(ConfigModel):
 class LogConfig(ConfigModel):
     """How gaps in a log are taken."""
 
+    disorder_s: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="a frame up to this late is put in order; a larger step back is a set clock",
+    )
     gap_s: float = Field(default=5.0, gt=0, description="a longer gap between frames starts a new segment, s")
     max_dt_s: float = Field(default=1.0, gt=0, description="energy is integrated over shorter steps only, s")
 
