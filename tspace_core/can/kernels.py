@@ -113,3 +113,29 @@ def group_rows(ids: Any, flags: Any, refused: int, standard: Any, extended: Any,
             rows[place[slot]] = i
             place[slot] += 1
     return starts
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def newest(times: Any, rows: Any, position: Any, age: Any) -> None:
+    """For each row the last sample at or before it, in one walk over both.
+
+    Args:
+        times: int64[m], ns, stamps of samples, not descending.
+        rows: int64[n], ns, ascending.
+        position: int64[n], written: number of the sample, -1 where there is none.
+        age: float32[n], written: s since the sample, NaN where there is none.
+    """
+    following = 0
+    for i in range(rows.size):
+        while following < times.size and times[following] <= rows[i]:
+            following += 1
+        position[i] = following - 1
+        age[i] = (rows[i] - times[following - 1]) / 1e9 if following else np.nan
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def carry(times: Any, values: Any, position: Any, rows: Any, max_age_ns: int, out: Any) -> None:
+    """``out`` = value of the sample at ``position`` of each row; NaN without one, or where it is too old."""
+    for i in range(rows.size):
+        k = position[i]
+        out[i] = values[k] if k >= 0 and rows[i] - times[k] <= max_age_ns else np.nan

@@ -11,11 +11,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from tspace_core.can import kernels
 from tspace_core.can.samples import Samples
 
 Times = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Ages = npt.NDArray[np.float32]
+_NONE = Samples.empty()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +42,9 @@ class GridBlock:
     @classmethod
     def concat(cls, blocks: Iterable["GridBlock"], names: Iterable[str]) -> Self:
         """All rows of the blocks; ``names`` are the columns where there is no block."""
-        parts, columns = list(blocks), list(names)
+        parts, columns = [one for one in blocks if len(one)], list(names)
+        if len(parts) == 1:
+            return cls(parts[0].time, parts[0].segment, parts[0].values, parts[0].ages)
         return cls(
             np.concatenate([np.empty(0, np.int64), *(one.time for one in parts)]),
             np.concatenate([np.empty(0, np.uint16), *(one.segment for one in parts)]),
@@ -53,6 +57,23 @@ class GridBlock:
                 for name in columns
             },
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """The samples that stand behind a run of rows, the same for all signals with these stamps.
+
+    Attributes:
+        times: int64[m], stamps of the samples.
+        position: int64[n], sample of each row; -1: none yet.
+        age: float32[n], s; NaN: none yet.
+        rest: int64[k], stamps from the last row's sample on, which the next rows may need.
+    """
+
+    times: Times
+    position: Times
+    age: Ages
+    rest: Times
 
 
 class GridResampler:
@@ -99,8 +120,9 @@ class GridResampler:
         if self._segment is None:
             self._segment = segment
             self._until = until_ns
+        joined: dict[tuple[int, int], tuple[Times, Times, Times]] = {}
         for name, new in samples.items():
-            self._append(name, new)
+            self._append(name, new, joined)
         self._until = max(self._until, until_ns)
         blocks.append(self._rows(self._until))
         return GridBlock.concat(blocks, self.names)
@@ -112,23 +134,34 @@ class GridResampler:
         self._segment, self._next, self._pending = None, None, {}
         return block
 
-    def _append(self, name: str, new: Samples) -> None:
+    def _append(
+        self, name: str, new: Samples, joined: dict[tuple[int, int], tuple[Times, Times, Times]]
+    ) -> None:
+        """Keep new samples; signals of one message share their stamps, which are checked and joined once."""
         if name not in self._max_age_ns:
             message = f"signal {name!r} has no column; the grid has {', '.join(self.names)}"
             raise ValueError(message)
         if not len(new):
             return
-        old = self._pending.get(name, Samples.empty())
-        before = np.concatenate([old.time[-1:], new.time])
-        steps = np.flatnonzero(before[1:] < before[:-1])
-        if len(steps) or (self._next is not None and new.time[0] <= self._next - self.period_ns):
-            at = before[steps[0] + 1] if len(steps) else new.time[0]
+        old = self._pending.get(name, _NONE)
+        key = (id(old.time), id(new.time))
+        if key not in joined:
+            self._check(name, old.time, new.time)
+            # old and new are kept too: as long as they live, no other array can have their ids
+            joined[key] = (old.time, new.time, np.concatenate([old.time, new.time]))
+        value = np.concatenate([old.value, new.value]) if len(old) else new.value
+        self._pending[name] = Samples(joined[key][2], value)
+
+    def _check(self, name: str, old: Times, new: Times) -> None:
+        before = np.concatenate([old[-1:], new])
+        back = before[1:] < before[:-1]
+        if back.any() or (self._next is not None and new[0] <= self._next - self.period_ns):
+            at = before[int(np.argmax(back)) + 1] if back.any() else new[0]
             message = (
                 f"signal {name!r} goes back to {at} ns within segment {self._segment}; a backward step of "
                 "the clock must start a new segment"
             )
             raise ValueError(message)
-        self._pending[name] = Samples.concat([old, new])
 
     def _rows(self, end: int) -> GridBlock:
         """The rows from the next one up to, but not at, ``end``."""
@@ -139,23 +172,32 @@ class GridResampler:
             self._next = -(-min(firsts) // self.period_ns) * self.period_ns
         time = np.arange(self._next, max(end, self._next), self.period_ns, dtype=np.int64)
         segment = np.full(len(time), self._segment or 0, np.uint16)
-        values, ages = {}, {}
+        values: dict[str, Floats] = {}
+        ages: dict[str, Ages] = {}
+        held: dict[int, _Held] = {}
         for name in self.names:
-            values[name], ages[name] = self._column(name, time)
+            values[name], ages[name] = self._column(name, time, held)
         self._next += len(time) * self.period_ns
         return GridBlock(time, segment, values, ages)
 
-    def _column(self, name: str, time: Times) -> tuple[Floats, Ages]:
-        samples = self._pending.get(name, Samples.empty())
+    def _column(self, name: str, time: Times, held: dict[int, _Held]) -> tuple[Floats, Ages]:
+        samples = self._pending.get(name, _NONE)
         if not len(samples) or not len(time):
             return np.full(len(time), np.nan), np.full(len(time), np.nan, np.float32)
-        position = np.searchsorted(samples.time, time, side="right") - 1
-        seen = position >= 0
-        position = np.maximum(position, 0)
-        age_ns = time - samples.time[position]
-        value = np.where(seen & (age_ns <= self._max_age_ns[name]), samples.value[position], np.nan)
-        age = np.where(seen, age_ns / 1e9, np.nan).astype(np.float32)
-        done = int(position[-1])
+        if id(samples.time) not in held:
+            held[id(samples.time)] = _hold(samples.time, time)
+        here = held[id(samples.time)]
+        value = np.empty(len(time))
+        kernels.carry(samples.time, samples.value, here.position, time, self._max_age_ns[name], value)
+        done = len(samples) - len(here.rest)
         if done:
-            self._pending[name] = Samples(samples.time[done:], samples.value[done:])
-        return value, age
+            # a copy, so that the samples behind the rows are let go
+            self._pending[name] = Samples(here.rest, samples.value[done:].copy())
+        return value, here.age
+
+
+def _hold(times: Times, rows: Times) -> _Held:
+    position, age = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    kernels.newest(times, rows, position, age)
+    done = max(int(position[-1]), 0)
+    return _Held(times, position, age, times[done:].copy() if done else times)
