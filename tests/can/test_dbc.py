@@ -40,6 +40,7 @@ def test_of_overlapping_signals_the_longer_stays(tmp_path: Path) -> None:
     signals = ("Flag : 32|1@1+ (1,0)", "Pedal : 32|8@1+ (1,0)", "Other : 40|8@1+ (1,0)")
     database = load(tmp_path, HEAD + bo(0x200, "VCU", *signals) + bo(0x201, "Fine", "A : 0|8@1+ (1,0)"))
     assert list(database.find(0x200).signals) == ["Pedal", "Other"]
+    assert database.lost == database.dropped
     assert list(database.find("Fine").signals) == ["A"]
     assert database.dropped == [
         "file0.dbc: message 0x200 VCU loses signal Flag: it overlaps Pedal, which is longer or comes first"

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tspace_core.can.report import ReadReport
 from tspace_core.can.segments import MAX_SEGMENTS, SegmentCounter
 from tspace_core.errors import LogReadError
 
@@ -61,3 +62,19 @@ def test_stamps_that_are_no_clock_are_refused() -> None:
         SegmentCounter(5.0).assign(stamps)
     fewer = SegmentCounter(5.0)
     assert fewer.assign(stamps[: 2 * MAX_SEGMENTS - 1]).max() == MAX_SEGMENTS - 1
+
+
+def test_breaks_are_told_with_their_first_place() -> None:
+    counter = SegmentCounter(5.0)
+    for seconds in ((10, 11, 9), (9, 20), (2,)):
+        counter.assign(times(*seconds))
+    report = ReadReport()
+    counter.tell(report, "a.log")
+    assert report.dropped == {"clock_step_back": 2, "gap": 1}
+    assert report.messages["clock_step_back"] == (
+        "a.log: the clock steps back, from 11.000000 s to 9.000000 s: a new segment begins there"
+    )
+    assert "log.gap_s = 5 s, from 9.000000 s to 20.000000 s" in report.messages["gap"]
+    quiet = ReadReport()
+    SegmentCounter(5.0).tell(quiet, "a.log")
+    assert quiet.dropped == {}

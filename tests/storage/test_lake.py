@@ -10,6 +10,7 @@ import pytest
 
 from tests.storage.logs import candump, twin
 from tspace_core.errors import LogFormatError, StorageError
+from tspace_core.storage import raw_store
 from tspace_core.storage.ingest import store_raw
 from tspace_core.storage.lake import Lake, RawLog
 from tspace_core.storage.raw_store import content_hash, driver_of
@@ -166,3 +167,56 @@ def test_quarantine_moves_results_copies_sources_and_keeps_the_reason(lake: Lake
     place = lake.quarantine("signals", frame, "too fast", name="a.blf")
     assert pl.read_parquet(place).equals(frame)
     assert lake.quarantine("signals", frame, "too fast", name="a.blf") == place
+
+
+def test_two_processes_that_store_the_same_log_agree(
+    lake: Lake, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = candump(inbox / "a.log", stamps=[ABSOLUTE])
+    detect = raw_store.detect_format
+
+    def while_the_other_is_faster(path: Path) -> str:
+        monkeypatch.setattr(raw_store, "detect_format", detect)
+        store_raw(lake, source, twin())
+        return detect(path)
+
+    monkeypatch.setattr(raw_store, "detect_format", while_the_other_is_faster)
+    assert store_raw(lake, source, twin()) == lake.raw_logs()[0]
+
+
+def test_a_log_that_is_still_written_is_refused(
+    lake: Lake, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = candump(inbox / "a.log", stamps=[ABSOLUTE])
+    detect = raw_store.detect_format
+
+    def while_the_recorder_writes(path: Path) -> str:
+        with path.open("a") as file:
+            file.write("(1767600001.0) can0 123#00\n")
+        return detect(path)
+
+    monkeypatch.setattr(raw_store, "detect_format", while_the_recorder_writes)
+    with pytest.raises(StorageError, match=r"a\.log changed while it was read"):
+        store_raw(lake, source, twin())
+    assert lake.raw_logs() == []
+    monkeypatch.undo()
+    assert store_raw(lake, source, twin()).path.read_bytes() == source.read_bytes()
+
+
+def test_a_crash_leaves_no_log_without_its_origin(
+    lake: Lake, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = candump(inbox / "a.log", stamps=[3.0])
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for killed_at in ("sha256", "write_text"):
+        with monkeypatch.context() as patch:
+            patch.setattr(raw_store, killed_at, die)
+            with pytest.raises(KeyboardInterrupt):
+                store_raw(lake, source, twin(), driver="habitual")
+        assert lake.raw_logs() == []
+    log = store_raw(lake, source, twin(), driver="habitual")
+    assert driver_of(log, twin()) == "habitual"
+    assert store_raw(lake, source, twin(), driver="habitual") == log

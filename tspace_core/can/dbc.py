@@ -37,6 +37,11 @@ class CanDatabase:
     fingerprint: str
     files: tuple[Path, ...]
 
+    @property
+    def lost(self) -> list[str]:
+        """Those of ``dropped`` that name a signal or message which no layout has."""
+        return [one for one in self.dropped if " loses signal " in one or " is left out: " in one]
+
     def find(self, message: int | str, *, extended: bool | None = None) -> MessageLayout:
         """The layout of a message.
 

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from tspace_core.can.report import ReadReport
 from tspace_core.errors import LogReadError
 
 NS_PER_S = 1_000_000_000
@@ -21,6 +22,8 @@ class SegmentCounter:
         backward_steps: times the clock stepped back so far.
         gaps: pauses longer than `gap_s` so far.
         longest_gap_s: longest pause forward so far, s, inside segments or between them.
+        first_backward: stamps (ns) before and after the first step back, None where there is none.
+        first_gap: the same for the first pause longer than `gap_s`.
     """
 
     def __init__(self, gap_s: float) -> None:
@@ -28,6 +31,8 @@ class SegmentCounter:
         self.backward_steps = 0
         self.gaps = 0
         self.longest_gap_s = 0.0
+        self.first_backward: tuple[int, int] | None = None
+        self.first_gap: tuple[int, int] | None = None
         self._gap_ns = round(gap_s * NS_PER_S)
         self._last: int | None = None
         self._segment = 0
@@ -55,6 +60,8 @@ class SegmentCounter:
         backward = steps < 0
         gaps = steps > self._gap_ns
         numbers = self._segment + np.cumsum(backward | gaps)
+        self.first_backward = self.first_backward or _first(backward, time, steps)
+        self.first_gap = self.first_gap or _first(gaps, time, steps)
         self.backward_steps += int(np.count_nonzero(backward))
         self.gaps += int(np.count_nonzero(gaps))
         if numbers[-1] >= MAX_SEGMENTS:
@@ -68,3 +75,28 @@ class SegmentCounter:
         self._last = int(time[-1])
         self._segment = int(numbers[-1])
         return numbers.astype(np.uint16)
+
+    def tell(self, report: ReadReport, place: str) -> None:
+        """Count the breaks in ``report`` as ``clock_step_back`` and ``gap``: no sum goes across one.
+
+        Args:
+            report: of the log.
+            place: the log's name.
+        """
+        for reason, count, first, what in (
+            ("clock_step_back", self.backward_steps, self.first_backward, "the clock steps back"),
+            ("gap", self.gaps, self.first_gap, f"no frame for longer than log.gap_s = {self.gap_s:g} s"),
+        ):
+            if first is not None:
+                before, after = (stamp / NS_PER_S for stamp in first)
+                detail = f"{what}, from {before:.6f} s to {after:.6f} s: a new segment begins there"
+                report.drop(reason, count=count, place=place, detail=detail)
+
+
+def _first(
+    breaks: npt.NDArray[np.bool_], time: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
+) -> tuple[int, int] | None:
+    if not breaks.any():
+        return None
+    at = int(np.argmax(breaks))
+    return int(time[at]) - int(steps[at]), int(time[at])

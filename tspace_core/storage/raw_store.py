@@ -16,7 +16,7 @@ from tspace_core.storage.files import atomic_write, sha256, write_text
 from tspace_core.storage.lake import JOURNAL_SUFFIX, ORIGIN_SUFFIX, Lake, RawLog, read_json
 
 TRIP_TABLE = "trip_table"
-_YEAR_2000_NS = 946_684_800 * 10**9
+YEAR_2000_NS = 946_684_800 * 10**9
 _PEEK_FRAMES = 1 << 12
 
 
@@ -45,6 +45,7 @@ def store_raw(
         raise StorageError(message)
     if source.is_relative_to(lake.root / "raw"):
         return _already_there(lake, source, vehicle)
+    stat = source.stat()
     content = sha256(source)
     known = _known(lake, vehicle, source.name, content)
     if known is not None and date in (None, known.date):
@@ -62,6 +63,8 @@ def store_raw(
     day, date_source = (date, "given") if date else _recording_day(source, vehicle)
     log = RawLog(vehicle.id, day, source.name, lake.raw(vehicle.id, day, source.name))
     if log.path.exists():
+        if content_hash(log) == content:  # another process has just stored it
+            return log
         message = (
             f"{source} and {log.path} have the same vehicle, date and name, but not the same content: rename "
             "one of them, raw logs are never replaced"
@@ -70,13 +73,21 @@ def store_raw(
     _store_journal(source, log)
     with atomic_write(log.path) as temporary:
         shutil.copyfile(source, temporary)
-        stat = source.stat()
+        if sha256(temporary) != content:
+            message = f"{source} changed while it was read: take it in again when its recorder has closed it"
+            raise StorageError(message)
         os.utime(temporary, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         temporary.chmod(0o444)
-    origin = {"sha256": content, "source": str(source), "date_source": date_source, **_identity(log.path)}
-    if driver is not None:
-        origin["driver"] = driver
-    write_text(log.origin, json.dumps(origin, indent=1))
+        # Before the log: what is visible as a log has its origin, also after a crash.
+        origin = {
+            "sha256": content,
+            "source": str(source),
+            "date_source": date_source,
+            **_identity(temporary),
+        }
+        if driver is not None:
+            origin["driver"] = driver
+        write_text(log.origin, json.dumps(origin, indent=1))
     return log
 
 
@@ -105,7 +116,7 @@ def utc_clock(
     Stamps after 2000-01-01 count from 1970 UTC. Else the header's instant is the clock's zero (without a zone
     it is the site's wall clock). Else it is 00:00 UTC of the log's date: only the day is right then.
     """
-    if report.stamps_are_absolute or (first_ns is not None and first_ns > _YEAR_2000_NS):
+    if report.stamps_are_absolute or (first_ns is not None and first_ns > YEAR_2000_NS):
         return 0, "absolute_stamps"
     start = _start(report, vehicle)
     if start is not None:
@@ -134,7 +145,10 @@ def _store_journal(source: Path, log: RawLog) -> None:
         return
     if log.journal.exists():
         if sha256(journal) != sha256(log.journal):
-            message = f"{journal} and {log.journal} differ: a stored flash journal is never replaced"
+            message = (
+                f"{journal} and {log.journal} differ: a stored flash journal is never replaced; to correct "
+                "it on purpose, remove the stored one first"
+            )
             raise StorageError(message)
         return
     with atomic_write(log.journal) as temporary:
@@ -149,7 +163,7 @@ def _recording_day(source: Path, vehicle: Vehicle) -> tuple[str, str]:
             batch = next(iter(open_log(source, report).batches(max_frames=_PEEK_FRAMES)), None)
         except LogError:
             batch = None  # the frames stage says what is wrong with it
-        if batch is not None and len(batch) and (report.stamps_are_absolute or batch.time[0] > _YEAR_2000_NS):
+        if batch is not None and len(batch) and (report.stamps_are_absolute or batch.time[0] > YEAR_2000_NS):
             instant = datetime.fromtimestamp(int(batch.time[0]) / 1e9, UTC)
             return instant.date().isoformat(), "absolute_stamps"
         start = _start(report, vehicle)

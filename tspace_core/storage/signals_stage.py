@@ -21,7 +21,7 @@ from tspace_core.storage.files import atomic_write, sha256
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
 from tspace_core.storage.frames_stage import store_frames
 from tspace_core.storage.lake import Lake, RawLog
-from tspace_core.storage.raw_store import TRIP_TABLE
+from tspace_core.storage.raw_store import TRIP_TABLE, YEAR_2000_NS
 from tspace_core.storage.summaries import (
     FramesSummary,
     SignalsSummary,
@@ -30,6 +30,7 @@ from tspace_core.storage.summaries import (
     to_metadata,
 )
 
+CLOCK_BREAKS = ("clock_step_back", "gap")
 Cut = tuple[Mapping[str, Samples], int, int]
 """Samples by signal, their segment, and the newest stamp seen."""
 
@@ -81,6 +82,7 @@ class _Pass:
         self._rows = 0
         self._energy = 0.0
         self._start: int | None = None
+        self._told = False
         self._stale = dict.fromkeys(vehicle.signals, 0)
 
     def tables(self) -> Iterator[pa.Table]:
@@ -112,7 +114,10 @@ class _Pass:
 
         from tspace_core.records.schemas import validate_signals
 
-        table = signals_table.to_table(rows, self._frames.utc_offset_ns)
+        # A recorder that gets its time from outside begins in 1970 and jumps: from there on stamps are UTC.
+        first = int(rows.time[0])
+        offset = 0 if first > YEAR_2000_NS else self._frames.utc_offset_ns
+        table = signals_table.to_table(rows, offset)
         frame = pl.DataFrame(table)
         try:
             validate_signals(frame, self._vehicle, place=self._raw.key)
@@ -122,17 +127,35 @@ class _Pass:
         self._rows += len(rows)
         self._energy += float(rows.energy_wh.sum())
         if self._start is None:
-            self._start = int(rows.time[0]) + self._frames.utc_offset_ns
+            self._start = first + offset
         for name, value in rows.values.items():
             self._stale[name] += int(np.isnan(value).sum())
         return table
 
+    def _tell_missing(self) -> None:
+        """Count what the samples lack; told once, when all are in."""
+        if self._told:
+            return
+        self._told = True
+        skipped = self._builder.energy.skipped
+        if skipped:
+            detail = f"no voltage within log.max_dt_s = {self._vehicle.log.max_dt_s:g} s before the current"
+            self._report.drop("current_without_voltage", count=skipped, place="energy", detail=detail)
+        empty = [name for name, found in self._builder.statistics.items() if not found.count]
+        if empty:
+            detail = (
+                f"no valid sample of {', '.join(empty)}: check if the log is of vehicle {self._vehicle.id}, "
+                "and the sources in the vehicle's file"
+            )
+            self._report.drop("signal_without_samples", count=len(empty), place=self._raw.name, detail=detail)
+
     def summary(self) -> SignalsSummary:
         energy = self._builder.energy
         frames = self._frames
-        # A trip table is read by both stages: each drop would be counted twice.
-        read = {} if frames.format == TRIP_TABLE else frames.dropped
-        dropped = {**read}
+        self._tell_missing()
+        # A trip table is read by both stages: each drop but the clock's would be counted twice.
+        once = CLOCK_BREAKS if frames.format == TRIP_TABLE else frames.dropped.keys()
+        dropped = {reason: count for reason, count in frames.dropped.items() if reason in once}
         for reason, count in self._report.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
         return SignalsSummary(
@@ -162,7 +185,11 @@ class _Pass:
 
 def frame_cuts(path: Path, vehicle: Vehicle, report: ReadReport) -> Iterator[Cut]:
     """Yield the samples of a frames file, a row group and a segment at a time."""
-    extractor = SignalExtractor(vehicle, load_database(vehicle.dbc_files()), report)
+    database = load_database(vehicle.dbc_files())
+    extractor = SignalExtractor(vehicle, database, report)
+    if database.lost:
+        detail = "; ".join(database.lost)
+        report.drop("dbc_signal", count=len(database.lost), place=f"vehicle {vehicle.id}", detail=detail)
     for batch, segment in frames_table.read(path):
         # One segment is the rule: finding that out by sorting would cost more than decoding.
         single = segment.min() == segment.max()
