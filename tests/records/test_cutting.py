@@ -160,6 +160,15 @@ def test_a_reverted_flash_changes_nothing_and_an_unknown_one_ends_the_episode() 
     assert report.lost_records[UNKNOWN_FLASH] == 2
 
 
+def test_rows_of_an_unknown_flash_stay_unknown_until_they_are_flashed_again() -> None:
+    # Rows 0..3 unknown from the second step on; an applied flash of rows 4..7 says nothing about them.
+    flashes = [journal_flash(6, 0, -125, "UNKNOWN"), journal_flash(10, 4, -50), journal_flash(18, 0, 0)]
+    episodes, report = cut(grid(30, velocity=5), small_vehicle(), flashes)
+    assert report.lost_records[UNKNOWN_FLASH] == 2
+    assert [len(episode) for episode in episodes] == [1, 1, 3]
+    assert episodes[1].rows.tolist() == [4]
+
+
 def test_a_first_record_under_a_changed_map_says_so() -> None:
     flashes = [journal_flash(2, 0, -125), journal_flash(6, 0, -250)]
     (episode,), _ = cut(grid(11, velocity=5), small_vehicle(), flashes)

@@ -88,3 +88,9 @@ def test_fixed_policies_give_an_action_for_every_state() -> None:
         assert found.shape == (3, 68)
         assert found.dtype == np.float32
         assert (found == value).all()
+
+
+def test_a_journal_of_foreign_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.flashes.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(RecordError, match=r"a\.flashes\.jsonl: no flash journal, byte 0"):
+        read_journal(tmp_path / "a.flashes.jsonl", context(small_vehicle()).default_map)

@@ -154,7 +154,7 @@ class JournalActions:
             if flash is not None:
                 found.rows[k] = flash.first_row
             found.flags[k] = RecordFlag.FLASHED if flash else RecordFlag.HELD
-            found.known[k] = self._live.known
+            found.known[k] = self._live.knows(int(found.rows[k]))
             found.actions[k] = self._live.action(int(found.rows[k]))
         return found
 

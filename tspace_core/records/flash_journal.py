@@ -64,7 +64,14 @@ def read_journal(path: Path, default: TorqueMap) -> list[Flash]:
         RecordError: names the line, what is wrong with it, and the form that is expected.
     """
     flashes: list[Flash] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        message = (
+            f"{path}: no flash journal, byte {error.start} is no UTF-8; give the journal that was written"
+        )
+        raise RecordError(message) from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -97,22 +104,29 @@ def _parse(line: str, default: TorqueMap) -> Flash:
 
 
 class LiveMap:
-    """The map that is live, flash by flash, beginning with the default."""
+    """The map that is live, flash by flash, beginning with the default.
+
+    A flash without acknowledgement leaves its rows unknown until one that was applied writes them.
+    """
 
     def __init__(self, default: TorqueMap, budget_nm: float) -> None:
         self._default = default.table
         self._live = default.table.copy()
         self._budget = np.float32(budget_nm)
-        self.known = True
+        self._known = np.ones(len(default.table), np.bool_)
 
     def take(self, flash: Flash) -> None:
-        """Let a flash take effect; only an applied one changes the map, an unknown one makes it unknown."""
+        """Let a flash take effect; only an applied one changes the map, an unknown one blurs its rows."""
         rows = slice(flash.first_row, flash.first_row + ACTION_ROWS)
         if flash.result == "APPLIED":
             self._live[rows] = flash.torque_nm
-            self.known = True
+            self._known[rows] = True
         elif flash.result == "UNKNOWN":
-            self.known = False
+            self._known[rows] = False
+
+    def knows(self, first_row: int) -> bool:
+        """Return whether it is known what the 4 rows hold."""
+        return bool(self._known[first_row : first_row + ACTION_ROWS].all())
 
     def action(self, first_row: int) -> NDArray[np.float32]:
         """Return 4 rows as (live - default) / budget, clipped to [-1, 1], shape (68,)."""
