@@ -120,3 +120,30 @@ def test_a_vehicle_of_can_logs_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LogReadError, match=r"none\.csv: cannot be read"):
         read_trip_table(tmp_path / "none.csv", load_vehicle("bmw_i3"), ReadReport())
+
+
+@pytest.mark.parametrize("time", ["1e300", "-1e12", "inf"])
+def test_a_time_beyond_the_clock_costs_only_its_row(tmp_path: Path, time: str) -> None:
+    table, report = read(tmp_path, row("0"), row(time), row("0.2"))
+    assert table.time.tolist() == [0, 200_000_000]
+    assert report.dropped == {"bad_time": 1}
+    assert time in report.messages["bad_time"]
+
+
+def test_decimal_commas_are_counted_with_what_to_do(tmp_path: Path) -> None:
+    table, report = read(tmp_path, row("0"), row("0,1"), row("0.2", velocity="10,5"))
+    assert table.time.tolist() == [0, 200_000_000]
+    assert report.dropped == {"bad_time": 1, "bad_number": 1}
+    for reason in report.dropped:
+        assert "decimal points" in report.messages[reason]
+
+
+def test_a_number_at_the_cut_of_a_file_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "cut.csv"
+    path.write_bytes(f"{HEADER}\r\n{row('0')}\r\n0.1;12;20;1;30;380.5;-2".encode("latin-1"))  # was -250
+    report = ReadReport()
+    table = read_trip_table(path, load_vehicle("bmw_i3"), report)
+    assert table.samples["current"].value.tolist() == [2.0]
+    assert table.samples["voltage"].value.tolist() == [380.5, 380.5]
+    assert report.dropped == {"last line cut off": 1, "empty_cell": 3}
+    assert report.messages["last line cut off"] == "cut.csv, line 3: the file ends in cell 7 of 12"

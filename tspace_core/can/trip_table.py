@@ -22,6 +22,9 @@ from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import ConfigError, LogReadError
 
 _TIME = re.compile(r"time\s*(\[s\])?", re.IGNORECASE)
+_MOST_SECONDS = 9e9
+"""The log clock counts ns in 64 bits."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -47,14 +50,14 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
     """Read a trip table.
 
     A bad cell costs only itself, a row without a time only itself. Counted in ``report``: ``bad_time``
-    (rows), ``empty_cell`` and ``bad_number`` (samples), ``missing_column`` (signals), and what
-    ``valid_samples`` counts.
+    (rows), ``empty_cell`` and ``bad_number`` (samples), ``missing_column`` (signals), ``last line cut off``,
+    and what ``valid_samples`` counts.
 
     Raises:
         LogReadError: there is no file, no row, or no column of time in seconds.
         ConfigError: a signal of the vehicle does not come from a column.
     """
-    columns, rows, lines = _table(path)
+    columns, rows, lines = _table(path, report)
     time_column = next((k for k, name in enumerate(columns) if _TIME.fullmatch(name)), None)
     if time_column is None:
         message = (
@@ -63,17 +66,20 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
         )
         raise LogReadError(message)
     seconds, _ = _numbers(rows, time_column)
-    timed = np.isfinite(seconds)
+    timed = np.abs(seconds) < _MOST_SECONDS
     if not timed.all():
         first = int(np.argmin(timed))
-        detail = f"{_cell(rows[first], time_column)!r} is no time in seconds"
+        detail = f"{_cell(rows[first], time_column)!r} is no time in seconds{_hint(rows[first], time_column)}"
         place = f"{path.name}, line {lines[first]}"
         report.drop("bad_time", count=int(np.count_nonzero(~timed)), place=place, detail=detail)
     time = np.rint(seconds[timed] * 1e9).astype(np.int64)
     samples = {}
     for name, source in vehicle.signals.items():
         if source.column is None:
-            message = f"vehicle {vehicle.id}, signal {name}: comes from CAN, but {path.name} is a trip table"
+            message = (
+                f"vehicle {vehicle.id}, signal {name}: comes from CAN, but {path.name} is a trip table; "
+                "choose the vehicle whose file names the table's columns"
+            )
             raise ConfigError(message)
         if source.column not in columns:
             detail = f"no column {source.column!r}, which signal {name} of vehicle {vehicle.id} comes from"
@@ -85,7 +91,7 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
         for row in bad:
             if timed[row]:
                 place = f"{path.name}, line {lines[row]}, column {source.column}"
-                _count_bad(_cell(rows[row], index), place, report)
+                _count_bad(rows[row], index, place, report)
         usable = timed.copy()
         usable[bad] = False
         physical = values[usable]
@@ -109,11 +115,12 @@ def column_names(header: Sequence[str]) -> list[str]:
     return names
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+def _table(path: Path, report: ReadReport) -> tuple[list[str], list[list[str]], list[int]]:
     """Names, rows and the line of each row; lines of blanks are no rows."""
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if content.startswith(_GZIP) else content
+        ended = content.endswith(b"\n")
         reader = csv.reader(
             io.StringIO(content.removeprefix(_UTF8_MARK).decode("latin-1"), newline=""), delimiter=";"
         )
@@ -124,6 +131,11 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     if len(numbered) < 2:
         message = f"{path}: holds {len(numbered)} lines; a trip table has a line of names and rows below it"
         raise LogReadError(message)
+    if not ended and len(numbered[-1][1]) < len(numbered[0][1]):
+        # The cell at the cut may be a part of a number, which reads as another number.
+        numbered[-1][1][-1] = ""
+        detail = f"the file ends in cell {len(numbered[-1][1])} of {len(numbered[0][1])}"
+        report.drop("last line cut off", place=f"{path.name}, line {numbered[-1][0]}", detail=detail)
     return (
         column_names(numbered[0][1]),
         [line for _, line in numbered[1:]],
@@ -131,11 +143,17 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     )
 
 
-def _count_bad(text: str, place: str, report: ReadReport) -> None:
+def _count_bad(row: list[str], index: int, place: str, report: ReadReport) -> None:
+    text = _cell(row, index)
     if text:
-        report.drop("bad_number", place=place, detail=f"{text!r} is no number")
+        report.drop("bad_number", place=place, detail=f"{text!r} is no number{_hint(row, index)}")
     else:
         report.drop("empty_cell", place=place, detail="no value")
+
+
+def _hint(row: list[str], index: int) -> str:
+    comma = _DECIMAL_COMMA.fullmatch(_cell(row, index))
+    return "; write the table with decimal points" if comma else ""
 
 
 def _cell(row: list[str], index: int) -> str:
