@@ -90,7 +90,7 @@ def test_a_new_vehicle_is_one_new_file(tmp_path: Path, monkeypatch: pytest.Monke
 def _change(content: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for parent in parents:
-        content = content[parent]
+        content = content.setdefault(parent, {})
     if value is None:
         del content[last]
     else:
@@ -113,6 +113,12 @@ def _change(content: dict[str, Any], path: str, value: Any) -> None:
         ("type", "boat", "type: Input should be"),
         ("id", "other_name", "the file's name says 'broken'"),
         ("signals.velocity.valid", [10, 0], "must be .lower, upper."),
+        ("signals.velocity.valid", [float("nan"), 0], r"valid\.0: Input should be a finite number"),
+        ("signals.velocity.scale", float("nan"), r"velocity\.scale: .*finite .*value seen: nan"),
+        ("signals.velocity.max_age_s", float("inf"), r"velocity\.max_age_s: .*finite"),
+        ("log.gap_s", float("inf"), r"log\.gap_s: .*finite"),
+        ("sampling.signals", [], r"sampling\.signals: .*at least 1"),
+        ("sampling.signals", ["velocity", "velocity"], "must name each signal once"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, field: str, value: Any, words: str) -> None:

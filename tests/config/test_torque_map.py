@@ -116,6 +116,7 @@ def test_identity_depends_on_every_cell() -> None:
         (",0,1\n0,1,x\n7,1,2\n8,1,2\n9,1,2\n", "row 2, column 3: 'x' is no number"),
         (",0,1\n0,1\n7,1,2\n8,1,2\n9,1,2\n", "row 2: 1 cells, the pedal axis has 2"),
         (",0,1\n7,1,2\n0,1,2\n8,1,2\n9,1,2\n", "ascending"),
+        (",0,1\n0,1,2\nnan,1,2\n8,1,2\n9,1,2\n", "finite ascending"),
         (",0,1\n0,1,2\n7,1,2\n8,1,2\n", "at least 4"),
         (",0,1\n0,1,nan\n7,1,2\n8,1,2\n9,1,2\n", "no finite value in row 0, column 1"),
     ],

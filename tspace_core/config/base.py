@@ -10,9 +10,9 @@ from tspace_core.errors import ConfigError, UnknownNameError
 
 
 class ConfigModel(BaseModel):
-    """Base of every model in conf/: unknown fields are refused, values cannot be changed afterwards."""
+    """Base of every model in conf/: unknown fields, NaN and infinity are refused, values stay as they are."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -43,8 +43,8 @@ class TorqueMap:
             raise ConfigError(message)
         for name in ("pedal_axis", "speed_axis_kmh"):
             axis = getattr(self, name)
-            if len(axis) < 2 or np.any(np.diff(axis) <= 0):
-                message = f"{name} must have at least 2 ascending values, got {axis.tolist()}"
+            if len(axis) < 2 or not np.all(np.isfinite(axis)) or np.any(np.diff(axis) <= 0):
+                message = f"{name} must have at least 2 finite ascending values, got {axis.tolist()}"
                 raise ConfigError(message)
         if not np.all(np.isfinite(self.table)):
             row, column = np.argwhere(~np.isfinite(self.table))[0]
