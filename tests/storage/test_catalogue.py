@@ -1,5 +1,6 @@
 """The catalogue answers over an empty lake, a part of one, and a full one."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,37 @@ def test_it_cannot_be_written_by_a_query(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="read-only"):
         found.query("DROP TABLE logs")
     assert found.query("SELECT count(*) FROM logs").item() == 0
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    raw = store_raw(lake, candump(tmp_path / "a.log", stamps=[1_767_600_000.0]), twin())
+    path = store_frames(lake, raw, twin()).path
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StorageError, match=f"damaged: {path}; delete and run the stage again"):
+        Catalogue(tmp_path / "c.duckdb", lake).query("SELECT * FROM logs")
+
+
+def test_leftovers_of_killed_writers_are_not_seen(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    raw = store_raw(lake, candump(tmp_path / "a.log", stamps=[1_767_600_000.0]), twin())
+    path = store_frames(lake, raw, twin()).path
+    assert path is not None
+    path.with_name(f".{path.name}.1-abcd.tmp").write_bytes(b"half")
+    assert Catalogue(tmp_path / "c.duckdb", lake).query("SELECT * FROM frames").height == 1
+
+
+def test_instants_are_utc_whatever_the_machines_zone(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        found = Catalogue(tmp_path / "c.duckdb", lake)
+        text = found.query("SELECT min(time)::VARCHAR AS t, current_setting('TimeZone') AS z FROM signals")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert text.row(0)[0].endswith("+00")
+    assert text.row(0)[1] == "UTC"

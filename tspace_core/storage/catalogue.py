@@ -100,24 +100,40 @@ class Catalogue:
             _empty_view(connection, area, columns)
             return
         pattern = _quoted(f"{self.lake.root}/{area}/vehicle=*/date=*/*.parquet")
-        connection.execute(
+        self._execute(
+            connection,
+            files,
             f"CREATE OR REPLACE VIEW {area} AS SELECT * EXCLUDE (filename), "  # noqa: S608
             "regexp_replace(parse_filename(filename), '\\.parquet$', '') AS log "
             f"FROM read_parquet({pattern}, hive_partitioning = true, union_by_name = true, filename = true, "
-            "hive_types = {'date': DATE, 'vehicle': VARCHAR})"
+            "hive_types = {'date': DATE, 'vehicle': VARCHAR})",
         )
 
+    def _execute(self, connection: "duckdb.DuckDBPyConnection", files: list[Path], sql: str) -> None:
+        import duckdb
+
+        try:
+            connection.execute(sql)
+        except duckdb.Error as error:
+            damaged = [str(path) for path in files if not _is_parquet(path)]
+            what = f"damaged: {', '.join(damaged)}; delete" if damaged else f"{error}; correct"
+            message = f"the catalogue cannot read the lake {self.lake.root}: {what} and run the stage again"
+            raise StorageError(message) from error
+
     def _records(self, connection: "duckdb.DuckDBPyConnection") -> None:
-        if not self.lake.episodes():
+        files = self.lake.episodes()
+        if not files:
             _empty_view(connection, "records", _RECORDS_COLUMNS)
             return
         # The join keeps out files that no manifest names; states may differ in length between vehicles.
         pattern = _quoted(f"{self.lake.root}/episodes/vehicle=*/date=*/*.parquet")
-        connection.execute(
+        self._execute(
+            connection,
+            files,
             "CREATE OR REPLACE VIEW records AS SELECT r.* EXCLUDE (filename, state, action), "  # noqa: S608
             "state::FLOAT[] AS state, action::FLOAT[] AS action, e.episode_id FROM "
             f"read_parquet({pattern}, filename = true, hive_partitioning = false, union_by_name = true) r "
-            "JOIN episodes e ON e.path = r.filename"
+            "JOIN episodes e ON e.path = r.filename",
         )
 
     def _logs(self) -> list[tuple[Any, ...]]:
@@ -177,6 +193,7 @@ class Catalogue:
                     raise StorageError(message) from error
                 time.sleep(0.05)
         try:
+            connection.execute("SET TimeZone = 'UTC'")
             yield connection
         finally:
             connection.close()
@@ -219,6 +236,17 @@ def _empty_view(connection: "duckdb.DuckDBPyConnection", name: str, columns: str
     parts = [column.rsplit(" ", 1) for column in columns.split(", ")]
     selected = ", ".join(f"NULL::{kind} AS {column}" for column, kind in parts)
     connection.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT {selected} WHERE false")
+
+
+def _is_parquet(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def _quoted(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tspace_core.config import Vehicle
+from tspace_core.errors import StorageError
 from tspace_core.storage.episodes_stage import store_episodes
 from tspace_core.storage.frames_stage import store_frames
 from tspace_core.storage.lake import JOURNAL_SUFFIX, ORIGIN_SUFFIX, Lake, RawLog
@@ -76,14 +77,22 @@ def ingest_log(
         TspaceError: what the first stage that fails says; the stages before it are done.
     """
     tell = progress or (lambda stage: None)
-    tell("raw")
-    raw = store_raw(lake, source, vehicle, date, driver=driver)
-    tell("frames")
-    frames = store_frames(lake, raw, vehicle)
-    tell("signals")
-    signals = store_signals(lake, raw, vehicle)
-    tell("episodes")
-    return IngestResult(raw, frames, signals, store_episodes(lake, raw, vehicle))
+    stage = "raw"
+    try:
+        tell(stage)
+        raw = store_raw(lake, source, vehicle, date, driver=driver)
+        tell(stage := "frames")
+        frames = store_frames(lake, raw, vehicle)
+        tell(stage := "signals")
+        signals = store_signals(lake, raw, vehicle)
+        tell(stage := "episodes")
+        return IngestResult(raw, frames, signals, store_episodes(lake, raw, vehicle))
+    except OSError as error:
+        message = (
+            f"{source}, stage {stage}: {error}; check the log, and that the lake {lake.root} is a folder "
+            "that can be written and has free space, then take the log in again"
+        )
+        raise StorageError(message) from error
 
 
 def find_logs(path: Path) -> list[Path]:
