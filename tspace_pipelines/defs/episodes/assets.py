@@ -20,8 +20,9 @@ from tspace_pipelines.resources import LakeResource
 def episodes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
     """Runs of records (time, state, action, reward, next state) cut from the signals of a log."""
     from tspace_core.evaluation.figures import episode_histograms
-    from tspace_core.storage import episodes_table
     from tspace_core.storage.ingest import store_episodes
+    from tspace_core.storage.lake import read_json
+    from tspace_pipelines.episode_figures import energy_per_km, rewards_of
 
     found = lake.open()
     with clear_failure():
@@ -31,13 +32,7 @@ def episodes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materi
             "dagster/row_count": summary.records,
             **as_metadata(summary.model_dump(exclude={"key", "fingerprint"})),
         }
-        if summary.paths:
-            stored = [episodes_table.read(path) for path in summary.paths]
-            per_km = [
-                item.meta.energy_wh / (item.meta.distance_m / 1000)
-                for item in stored
-                if item.meta.distance_m > 0
-            ]
-            rewards = [reward for item in stored for reward in item.rewards.tolist()]
-            metadata["plot"] = plot(episode_histograms(per_km, rewards))
+        entries = read_json(found.episodes_manifest(log))["episodes"]
+        if entries:
+            metadata["plot"] = plot(episode_histograms(energy_per_km(entries), rewards_of(summary.paths)))
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(summary.fingerprint))

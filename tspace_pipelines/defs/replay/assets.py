@@ -30,6 +30,7 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     from tspace_core.storage import episodes_table
     from tspace_core.storage.lake import read_json
     from tspace_core.storage.replay import build_replay, versions_of
+    from tspace_pipelines.episode_figures import energy_per_km
 
     found = lake.open()
     vehicle_id = context.partition_key
@@ -39,15 +40,13 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
         paths = found.episodes(vehicle_id=vehicle_id)
         replay = build_replay(root, (episodes_table.read(path) for path in paths))
         entries = [
-            entry["meta"]
+            entry
             for manifest in found.episode_manifests(vehicle_id)
             for entry in read_json(manifest)["episodes"]
         ]
     manifest = replay.manifest
     content = manifest.content
-    per_km = [
-        entry["energy_wh"] / (entry["distance_m"] / 1000) for entry in entries if entry["distance_m"] > 0
-    ]
+    metas = [entry["meta"] for entry in entries]
     stride = max(1, len(replay) // PLOTTED_RECORDS)
     rewards = replay.pick(np.arange(0, len(replay), stride)).rewards
     return dg.MaterializeResult(
@@ -59,9 +58,9 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
                     "reused": manifest.version in before,
                     "episodes": len(content.episodes),
                     "records": content.records,
-                    "energy_wh": float(sum(entry["energy_wh"] for entry in entries)),
-                    "distance_m": float(sum(entry["distance_m"] for entry in entries)),
-                    "duration_s": float(sum(entry["duration_s"] for entry in entries)),
+                    "energy_wh": float(sum(meta["energy_wh"] for meta in metas)),
+                    "distance_m": float(sum(meta["distance_m"] for meta in metas)),
+                    "duration_s": float(sum(meta["duration_s"] for meta in metas)),
                     "reward_kind": content.layout.reward_kind,
                     "reward_min": content.reward.minimum,
                     "reward_max": content.reward.maximum,
@@ -72,7 +71,7 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
                     "path": replay.directory,
                 }
             ),
-            "plot": plot(episode_histograms(per_km, rewards)),
+            "plot": plot(episode_histograms(energy_per_km(entries), rewards)),
         },
         data_version=dg.DataVersion(manifest.content_sha256),
     )
