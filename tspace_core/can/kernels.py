@@ -116,6 +116,28 @@ def group_rows(ids: Any, flags: Any, refused: int, standard: Any, extended: Any,
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def order_by_id(ids: Any, order: Any) -> None:
+    """Write the stable order of uint32[n] ids to int64[n] ``order``: three passes of a radix sort."""
+    spare = np.empty_like(order)
+    for i in range(ids.size):
+        spare[i] = i
+    source, target = spare, order
+    for digit in range(3):
+        shift = np.uint32(11 * digit)
+        starts = np.zeros((1 << 11) + 1, np.int64)
+        for i in range(ids.size):
+            starts[((ids[i] >> shift) & np.uint32(0x7FF)) + 1] += 1
+        for k in range(1 << 11):
+            starts[k + 1] += starts[k]
+        for i in range(ids.size):
+            row = source[i]
+            place = (ids[row] >> shift) & np.uint32(0x7FF)
+            target[starts[place]] = row
+            starts[place] += 1
+        source, target = target, source
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def newest(times: Any, rows: Any, position: Any, age: Any) -> None:
     """For each row the last sample at or before it, in one walk over both.
 

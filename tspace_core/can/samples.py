@@ -82,7 +82,9 @@ def valid_samples(
     Returns:
         The valid samples.
     """
-    value = source.sign * (physical * source.scale + source.offset)
+    value = physical * source.scale
+    value += source.offset
+    value *= source.sign
     keep = ~no_value
     _count(report, "sentinel", name, no_value, time, physical, "means `no value`")
     broken = keep & ~np.isfinite(value)

@@ -103,7 +103,7 @@ class SignalExtractor:
         seen = batch.bus[rows]
         first_bus = self._bus.setdefault((layout.id, layout.extended), int(seen[0]))
         wanted_buses = {one.bus: first_bus if one.bus is None else one.bus for one in messages}
-        foreign = ~np.isin(seen, list(wanted_buses.values()))
+        foreign = np.logical_and.reduce([seen != number for number in set(wanted_buses.values())])
         if foreign.any():
             used = " and ".join(map(str, sorted(set(wanted_buses.values()))))
             why = "the first that had the id" if None in wanted_buses else "as the vehicle's file says"
@@ -123,9 +123,11 @@ class SignalExtractor:
                 yield signal.name, Samples.empty()
             return
         parts = [part for signal in wanted.signals for part in signal.parts]
-        payload, length = batch.payload[rows], batch.length[rows]
+        # The rows of a stored batch, sorted by id, are a run: a slice is several times as fast.
+        run = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+        at = slice(int(rows[0]), int(rows[-1]) + 1) if run else rows
+        payload, length, time = batch.payload[at].copy(), batch.length[at], batch.time[at]
         decoded = decode_signals(wanted.layout, payload, length, parts)
-        time = batch.time[rows]
         physical = {signal.name: _physical(signal, decoded) for signal in wanted.signals}
         no_value = {
             signal.name: sentinel_mask(signal.source, physical[signal.name]) for signal in wanted.signals

@@ -16,6 +16,7 @@ from tspace_core.config import Vehicle
 from tspace_core.records.energy import EnergyMeter, Integral
 
 Float = NDArray[np.float64]
+Age = NDArray[np.float32]
 
 NO_SAMPLES = Samples.empty()
 
@@ -46,7 +47,8 @@ class GridRows:
         time: ns on the log's clock, whole multiples of the sampling period.
         segment: number of the stretch without a break in the log's clock.
         values: by signal; NaN = none yet, or stale.
-        ages: by signal, seconds since its newest sample; NaN = never seen.
+        ages: by signal, seconds since its newest sample; NaN = never seen. Signals of one message share
+            one array.
         energy_wh: energy since the row before, for a segment's first row since its first sample.
         energy_s: seconds of that step over which energy was summed: less than the step means a gap.
         distance_m: distance since the row before.
@@ -55,7 +57,7 @@ class GridRows:
     time: NDArray[np.int64]
     segment: int
     values: dict[str, Float]
-    ages: dict[str, NDArray[np.float32]]
+    ages: dict[str, Age]
     energy_wh: Float
     energy_s: Float
     distance_m: Float
@@ -152,7 +154,7 @@ class GridBuilder:
             time=time,
             segment=int(block.segment[0]),
             values={name: value[:count] for name, value in block.values.items()},
-            ages={name: age[:count] for name, age in block.ages.items()},
+            ages=_part(block.ages, slice(count)),
             energy_wh=np.diff(energy, prepend=before[0]),
             energy_s=np.diff(covered, prepend=before[1]),
             distance_m=np.diff(distance, prepend=before[2]),
@@ -164,5 +166,11 @@ def _rest(block: GridBlock, start: int) -> GridBlock:
         time=block.time[start:],
         segment=block.segment[start:],
         values={name: value[start:] for name, value in block.values.items()},
-        ages={name: age[start:] for name, age in block.ages.items()},
+        ages=_part(block.ages, slice(start, None)),
     )
+
+
+def _part(ages: dict[str, Age], rows: slice) -> dict[str, Age]:
+    """Rows of the ages; signals that share an array share its part too."""
+    parts = {id(age): age[rows] for age in ages.values()}
+    return {name: parts[id(age)] for name, age in ages.items()}

@@ -7,6 +7,7 @@ before and the seconds of it that were measured), distance_m f64.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from tspace_core.records.grid import GridRows
 from tspace_core.records.window import GridTable
+from tspace_core.storage.background import ahead
 from tspace_core.storage.frames_table import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -42,12 +44,14 @@ def schema(signals: Iterable[str]) -> pa.Schema:
 
 def to_table(rows: GridRows, utc_offset_ns: int) -> pa.Table:
     """Return grid rows as an Arrow table; NaN becomes null."""
+    # Signals of one message have the same ages, as one array.
+    ages = {id(age): pa.array(age, from_pandas=True) for age in rows.ages.values()}
     columns = [
         pa.array(rows.time + utc_offset_ns, pa.timestamp("ns", tz="UTC")),
         pa.array(rows.time),
         pa.array(np.full(len(rows), rows.segment, np.uint16)),
         *(pa.array(value.astype(np.float32), from_pandas=True) for value in rows.values.values()),
-        *(pa.array(age, from_pandas=True) for age in rows.ages.values()),
+        *(ages[id(age)] for age in rows.ages.values()),
         *(pa.array(step) for step in (rows.energy_wh, rows.energy_s, rows.distance_m)),
     ]
     return pa.Table.from_arrays(columns, schema=schema(rows.values))
@@ -63,8 +67,9 @@ def write(
     with pq.ParquetWriter(
         path, columns, compression="zstd", use_dictionary=["segment"], column_encoding={**split, **delta}
     ) as writer:
-        for group in _grouped(tables):
-            writer.write_table(group, row_group_size=ROW_GROUP)
+        with closing(ahead(_grouped(tables))) as groups:
+            for group in groups:
+                writer.write_table(group, row_group_size=ROW_GROUP)
         writer.add_key_value_metadata({METADATA_KEY: json.dumps(metadata())})
 
 
