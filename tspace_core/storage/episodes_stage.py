@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tspace_core.config import Vehicle, load_site
+from tspace_core.config import Vehicle, load_driver, load_site
 from tspace_core.errors import StorageError
 from tspace_core.records.cutting import CutReport, LogContext, cut_episodes
 from tspace_core.records.episode import Episode
@@ -25,6 +25,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
 
     Raises:
         StorageError: if the log's signals are not stored yet.
+        UnknownNameError: if the driver or site has no file in conf/.
         RecordError: if the flash journal is damaged.
     """
     source = lake.signals(raw)
@@ -33,7 +34,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
         raise StorageError(message)
     signals = frames_table.read_metadata(source)
     default, site = vehicle.default_map(), load_site(vehicle.site)
-    driver = driver_of(raw, vehicle)
+    driver = load_driver(driver_of(raw, vehicle)).id
     mark = fingerprint(
         stage="episodes",
         driver=driver,
