@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tests.storage.logs import candump, twin
+from tspace_core.can.readers import detect_format
 from tspace_core.errors import LogFormatError, StorageError
 from tspace_core.storage import raw_store
 from tspace_core.storage.ingest import store_raw
@@ -173,12 +174,11 @@ def test_two_processes_that_store_the_same_log_agree(
     lake: Lake, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = candump(inbox / "a.log", stamps=[ABSOLUTE])
-    detect = raw_store.detect_format
 
     def while_the_other_is_faster(path: Path) -> str:
-        monkeypatch.setattr(raw_store, "detect_format", detect)
+        monkeypatch.setattr(raw_store, "detect_format", detect_format)
         store_raw(lake, source, twin())
-        return detect(path)
+        return detect_format(path)
 
     monkeypatch.setattr(raw_store, "detect_format", while_the_other_is_faster)
     assert store_raw(lake, source, twin()) == lake.raw_logs()[0]
@@ -188,12 +188,11 @@ def test_a_log_that_is_still_written_is_refused(
     lake: Lake, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = candump(inbox / "a.log", stamps=[ABSOLUTE])
-    detect = raw_store.detect_format
 
     def while_the_recorder_writes(path: Path) -> str:
         with path.open("a") as file:
             file.write("(1767600001.0) can0 123#00\n")
-        return detect(path)
+        return detect_format(path)
 
     monkeypatch.setattr(raw_store, "detect_format", while_the_recorder_writes)
     with pytest.raises(StorageError, match=r"a\.log changed while it was read"):
