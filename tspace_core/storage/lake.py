@@ -218,8 +218,8 @@ def _check(vehicle_id: str, day: str, name: str) -> None:
     for what, value in (("vehicle id", vehicle_id), ("log name", name)):
         if not _SAFE.fullmatch(value):
             message = (
-                f"{what} {value!r} cannot be a file name in the lake; rename it: begin with a letter, digit or _ "
-                "and use letters, digits, blanks and _.-+()[],@#~&%"
+                f"{what} {value!r} cannot be a file name in the lake; rename it: begin with a letter, digit "
+                "or _ and use letters, digits, blanks and _.-+()[],@#~&%"
             )
             raise StorageError(message)
     try:
