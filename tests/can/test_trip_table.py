@@ -147,3 +147,17 @@ def test_a_number_at_the_cut_of_a_file_is_not_taken_for_a_whole_one(tmp_path: Pa
     assert table.samples["voltage"].value.tolist() == [380.5, 380.5]
     assert report.dropped == {"last line cut off": 1, "empty_cell": 3}
     assert report.messages["last line cut off"] == "cut.csv, line 3: the file ends in cell 7 of 12"
+
+
+def test_a_number_too_large_for_the_lake_costs_only_itself(tmp_path: Path) -> None:
+    vehicle = load_vehicle("bmw_i3")
+    free = {name: source.model_copy(update={"valid": None}) for name, source in vehicle.signals.items()}
+    path = tmp_path / "trip.csv"
+    path.write_text("\n".join([HEADER, row("0", current="1e39"), row("0.1"), ""]), encoding="latin-1")
+    report = ReadReport()
+    table = read_trip_table(path, vehicle.model_copy(update={"signals": free}), report)
+    assert table.samples["current"].time.tolist() == [100_000_000]
+    assert report.dropped == {"not_finite": 1}
+    assert report.messages["not_finite"] == "current at 0.000000 s: 1e+39 is no finite number of 32 bits"
+    path.write_text("\n".join([HEADER, row("0", soc="1e308"), ""]).replace(";1;30", ";1e308;30"), "latin-1")
+    assert len(read_trip_table(path, vehicle, report).samples["brake"]) == 0, "overflows when scaled"

@@ -18,6 +18,9 @@ Times = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
+_LARGEST = float(np.finfo(np.float32).max)
+"""The lake keeps signals as float32."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
@@ -82,14 +85,15 @@ def valid_samples(
     Returns:
         The valid samples.
     """
-    value = physical * source.scale
-    value += source.offset
-    value *= source.sign
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted below
+        value = physical * source.scale
+        value += source.offset
+        value *= source.sign
     keep = ~no_value
     _count(report, "sentinel", name, no_value, time, physical, "means `no value`")
-    broken = keep & ~np.isfinite(value)
+    broken = keep & ~(np.abs(value) <= _LARGEST)
     if broken.any():
-        _count(report, "not_finite", name, broken, time, physical, "is no finite number")
+        _count(report, "not_finite", name, broken, time, physical, "is no finite number of 32 bits")
         keep &= ~broken
     if source.valid is not None:
         low, high = source.valid
