@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tspace_core.records.grid import GridRows
 from tspace_core.records.window import GridTable
@@ -45,16 +46,24 @@ def schema(signals: Iterable[str]) -> pa.Schema:
 def to_table(rows: GridRows, utc_offset_ns: int) -> pa.Table:
     """Return grid rows as an Arrow table; NaN becomes null."""
     # Signals of one message have the same ages, as one array.
-    ages = {id(age): pa.array(age, from_pandas=True) for age in rows.ages.values()}
+    ages = {id(age): _nullable(age) for age in rows.ages.values()}
     columns = [
         pa.array(rows.time + utc_offset_ns, pa.timestamp("ns", tz="UTC")),
         pa.array(rows.time),
         pa.array(np.full(len(rows), rows.segment, np.uint16)),
-        *(pa.array(value.astype(np.float32), from_pandas=True) for value in rows.values.values()),
+        *(_nullable(value.astype(np.float32)) for value in rows.values.values()),
         *(ages[id(age)] for age in rows.ages.values()),
         *(pa.array(step) for step in (rows.energy_wh, rows.energy_s, rows.distance_m)),
     ]
     return pa.Table.from_arrays(columns, schema=schema(rows.values))
+
+
+def _nullable(values: NDArray[np.float32]) -> pa.Array:
+    """NaN as null, without a copy; ``pa.array(values, from_pandas=True)`` takes ten times as long."""
+    missing = np.isnan(values)
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    buffers = [valid, pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(pa.float32(), len(values), buffers)
 
 
 def write(
