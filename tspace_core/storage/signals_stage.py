@@ -128,8 +128,8 @@ class _Pass:
         self._energy += float(rows.energy_wh.sum())
         if self._start is None:
             self._start = first + offset
-        for name, value in rows.values.items():
-            self._stale[name] += int(np.isnan(value).sum())
+        for name in rows.values:
+            self._stale[name] += table.column(name).null_count
         return table
 
     def _tell_missing(self) -> None:
