@@ -32,12 +32,12 @@ class DDPGHyperparameters(ConfigModel):
     critic_action_hidden: tuple[int, ...] = Field(default=(32,), min_length=1)
     critic_joint_hidden: tuple[int, ...] = Field(default=(256, 256), min_length=1)
     updates_per_episode: int = Field(default=6, ge=0, description="updates at an episode's end, online")
-    offline_updates: int = Field(default=2000, ge=1, description="updates of one offline training run")
+    offline_updates: int = Field(default=500, ge=1, description="updates of one offline training run")
     checkpoint_every: int = Field(
         default=5, ge=1, description="updates of the online loop between checkpoints"
     )
     offline_checkpoint_every: int = Field(
-        default=500, ge=1, description="offline updates between checkpoints"
+        default=100, ge=1, description="offline updates between checkpoints"
     )
     checkpoints_kept: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
