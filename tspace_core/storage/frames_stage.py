@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.can.frames import FrameBatch
+from tspace_core.can.ordering import FrameOrder
 from tspace_core.can.readers import detect_format, open_log
 from tspace_core.can.report import ReadReport
 from tspace_core.can.segments import SegmentCounter
 from tspace_core.can.trip_table import read_trip_table
-from tspace_core.config import Vehicle
+from tspace_core.config import Vehicle, load_site
 from tspace_core.storage import frames_table
 from tspace_core.storage.files import atomic_write
 from tspace_core.storage.fingerprint import fingerprint
@@ -19,7 +20,7 @@ from tspace_core.storage.lake import Lake, RawLog
 from tspace_core.storage.raw_store import TRIP_TABLE, content_hash, utc_clock
 from tspace_core.storage.summaries import FramesSummary, from_metadata, to_metadata
 
-FRAMES_VERSION = 1
+FRAMES_VERSION = 2
 """Raise it when the columns or their meaning change."""
 
 
@@ -38,8 +39,8 @@ def store_frames(lake: Lake, raw: RawLog, vehicle: Vehicle) -> FramesSummary:
         layout=FRAMES_VERSION,
         raw=content_hash(raw),
         date=raw.date,
-        gap_s=vehicle.log.gap_s,
-        site=vehicle.site,
+        log=vehicle.log.model_dump(mode="json"),
+        zone=load_site(vehicle.site).timezone,
     )
     if path.is_file():
         found = frames_table.read_metadata(path)
@@ -60,6 +61,7 @@ class _Pass:
     def __init__(self, lake: Lake, raw: RawLog, vehicle: Vehicle, mark: str, format_name: str) -> None:
         self._lake, self._raw, self._vehicle, self._mark, self._format = lake, raw, vehicle, mark, format_name
         self._report = ReadReport()
+        self._order = FrameOrder(vehicle.log.disorder_s)
         self._segments = SegmentCounter(vehicle.log.gap_s)
         self._frames = 0
         self._first = self._last = self._lowest = self._highest = 0
@@ -67,6 +69,7 @@ class _Pass:
         self._buses: Counter[int] = Counter()
 
     def parts(self) -> Iterator[tuple[FrameBatch, NDArray[np.uint16]]]:
+        ready = FrameBatch.empty()
         reader = open_log(self._raw.path, self._report, format=self._format)
         for batch in reader.batches(max_frames=frames_table.ROW_GROUP):
             if not len(batch):
@@ -80,7 +83,16 @@ class _Pass:
             self._ids.update(_distinct(batch.id))
             counts = np.bincount(batch.bus)
             self._buses.update({int(bus): int(counts[bus]) for bus in np.flatnonzero(counts)})
-            yield batch, self._segments.assign(batch.time)
+            if len(ready):
+                yield ready, self._segments.assign(ready.time)
+            ready = self._order.push(batch)
+        ready = FrameBatch.concat([ready, self._order.finish()])
+        if len(ready):
+            yield ready, self._segments.assign(ready.time)
+        if self._order.late:
+            detail = f"frames up to {self._vehicle.log.disorder_s:g} s late were put in order of time"
+            self._report.note("late_frame", count=self._order.late, place=self._raw.name, detail=detail)
+        self._segments.tell(self._report, self._raw.name)
 
     def summary(self) -> FramesSummary:
         some = self._frames > 0
@@ -124,6 +136,7 @@ def _count_rows(raw: RawLog, vehicle: Vehicle, mark: str) -> FramesSummary:
     times, some = table.time, len(table.time) > 0
     segments = SegmentCounter(vehicle.log.gap_s)
     segments.assign(times)
+    segments.tell(report, raw.name)
     offset, source = utc_clock(raw, report, int(times[0]) if some else None, vehicle)
     return FramesSummary(
         key=raw.key,
