@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Dagster's instance is described by dagster.yaml beside this file; what it stores goes below data/dagster.
 export DAGSTER_HOME := $(CURDIR)
+export DAGSTER_DISABLE_TELEMETRY := yes
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help

@@ -1,11 +1,20 @@
 """Fixtures that every area of the tests may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home of its own for Dagster, which logs what even its instances in memory do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster")))
+        yield
 
 
 @pytest.fixture(scope="session")
