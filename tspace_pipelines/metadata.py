@@ -75,8 +75,8 @@ def plot(picture: "Picture") -> dg.MetadataValue[Any]:
 
     with Image.open(io.BytesIO(picture.png)) as image:
         full = image.convert("RGB")
-    for share in (1.0, 0.8, 0.6, 0.4, 0.25):
-        size = (round(full.width * share), round(full.height * share))
+    for width in (880, 700, 530, 350, 220):
+        size = (min(width, full.width), round(full.height * min(1.0, width / full.width)))
         buffer = io.BytesIO()
         full.resize(size).quantize(32).save(buffer, format="png", optimize=True)
         smaller = replace(picture, png=buffer.getvalue()).markdown

@@ -29,7 +29,7 @@ def tick(
     *,
     min_age_s: float = 0.0,
 ) -> dg.SensorResult:
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=instance,
         cursor=cursor,
         definitions=build(),
@@ -37,8 +37,8 @@ def tick(
             "lake": LakeResource(data_dir=str(lake.root)),
             "inbox": InboxResource(folder=str(inbox), min_age_s=min_age_s),
         },
-    )
-    result = inbox_sensor(context)
+    ) as context:
+        result = inbox_sensor(context)
     assert isinstance(result, dg.SensorResult)
     return result
 

@@ -36,9 +36,7 @@ class Events:
         def check() -> dg.AssetCheckResult:
             return dg.AssetCheckResult(passed=passed)
 
-        assets: Sequence[dg.AssetsDefinition | dg.AssetChecksDefinition] = (
-            [made, check] if checked else [made]
-        )
+        assets = [made, check] if checked else [made]
         dg.materialize(
             assets, partition_key=key, instance=self.instance, raise_on_error=False, run_config=QUIET
         )

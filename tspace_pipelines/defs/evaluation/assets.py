@@ -59,7 +59,7 @@ def policy_evaluation(
             drivers=config.drivers,
             seeds=config.seeds,
             cycle=config.cycle,
-            command=config.command or f"Dagster run {context.run_id}",
+            command=config.command or f"Dagster run {context.run.run_id}",
             tell=context.log.info,
         )
     return dg.MaterializeResult(metadata=_metadata(result))

@@ -1,6 +1,6 @@
 """Nightly retraining."""
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 CHECKPOINT = dg.AssetKey("ddpg_checkpoint")
 
 
-def _requests(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+def _requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """One run for each vehicle whose episodes have changed since its last agent."""
     lake: LakeResource = context.resources.lake
     found = lake.open()
-    requests = []
+    asked = False
     for vehicle_id in VEHICLES.get_partition_keys():
         manifests = found.episode_manifests(vehicle_id)
         if not manifests or not found.episodes(vehicle_id=vehicle_id):
@@ -29,10 +29,10 @@ def _requests(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg
         ).records
         if not records or records[0].timestamp < changed:
             night = context.scheduled_execution_time.date().isoformat()
-            requests.append(dg.RunRequest(run_key=f"{vehicle_id}#{night}", partition_key=vehicle_id))
-    if requests:
-        return requests
-    return dg.SkipReason(f"no vehicle has new episodes, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+            asked = True
+            yield dg.RunRequest(run_key=f"{vehicle_id}#{night}", partition_key=vehicle_id)
+    if not asked:
+        yield dg.SkipReason("no vehicle has episodes that its last agent has not seen")
 
 
 nightly_retraining = dg.ScheduleDefinition(
