@@ -245,6 +245,20 @@ def test_log_longer_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
     assert report.dropped == {}
 
 
+@pytest.mark.parametrize(
+    ("format", "line"),
+    [("candump", "({}) can0 123#00\n"), ("crtd", "{} 1R11 123 00\n"), ("asc", "   {} 1  123  Rx  d 1 00\n")],
+)
+@pytest.mark.parametrize("stamp", ["9223372037.0", "9300000000.5", "9999999999.999999999", "10223372037.0"])
+def test_a_stamp_beyond_64_bits_costs_only_its_line(
+    tmp_path: Path, format: str, line: str, stamp: str
+) -> None:
+    stamps = ["1.0", "9223372036.854775807", stamp, "2.0"]
+    found, dropped = read_text(tmp_path, "".join(line.format(one) for one in stamps), format)
+    assert [row[0] for row in found] == [10**9, 2**63 - 1, 2 * 10**9]
+    assert dropped == {"foreign line": 1}
+
+
 def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_bytes(b"\xef\xbb\xbf1.0 R11 001 11\n")

@@ -20,6 +20,8 @@ DONE, FULL, SLOW = 0, 1, 2
 LINE_FEED, RETURN, TAB, SPACE = 10, 13, 9, 32
 ZERO, DOT, HASH = 48, 46, 35
 MAX_SECONDS_DIGITS = 10
+MAX_SECONDS = 9_223_372_035
+"""Whole seconds whose nanoseconds, with any fraction, stay within 64 bits."""
 MAX_ID_DIGITS = 8
 FRACTION_DIGITS = 9
 
@@ -34,7 +36,11 @@ DIGIT = _digits
 
 
 def compiled(function: _F) -> _F:
-    """Compiled by numba without Python objects, kept on disk, with the function's own type."""
+    """Compiled by numba without Python objects, kept on disk, with the function's own type.
+
+    What is kept is made anew when the function's own file changes, not when one that it calls does: after a
+    change in this file remove the readers' `__pycache__/*.nb?`.
+    """
     return cast("_F", numba.njit(cache=True, nogil=True)(function))
 
 
@@ -95,9 +101,9 @@ def number(buffer: Buffer, at: int, base: int, most: int) -> tuple[int, int]:
 
 @compiled
 def seconds(buffer: Buffer, at: int) -> tuple[int, int]:
-    """Nanoseconds and end of decimal seconds with at most 9 digits behind the point."""
+    """Nanoseconds and end of decimal seconds up to `MAX_SECONDS`, at most 9 digits behind the point."""
     whole, at = number(buffer, at, 10, MAX_SECONDS_DIGITS)
-    if at < 0:
+    if at < 0 or whole > MAX_SECONDS:
         return 0, -1
     scale = 1_000_000_000
     part = 0
