@@ -10,7 +10,7 @@ from tspace_core.evaluation.baselines import baselines
 from tspace_core.evaluation.comparison import Comparison, compare
 from tspace_core.evaluation.pairs import DRIVE_SCHEMA
 from tspace_core.records.policy import ConstantPolicy
-from tspace_core.twin.cycles import Route, make_route
+from tspace_core.twin.route import Route, make_route
 
 Drives = Callable[..., pl.DataFrame]
 DRIVERS = ("tracker", "habitual", "aggressive")

@@ -16,8 +16,8 @@ from tspace_core.evaluation.comparison import Comparison, compare
 from tspace_core.evaluation.summary import ComparisonSummary
 from tspace_core.evaluation.verdict import Verdict
 from tspace_core.records.policy import ConstantPolicy, ZeroPolicy
-from tspace_core.twin.cycles import Route
 from tspace_core.twin.fleet import Fleet
+from tspace_core.twin.route import Route
 
 if TYPE_CHECKING:
     from tspace_core.evaluation.drives import Candidate

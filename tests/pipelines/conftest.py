@@ -14,9 +14,9 @@ from tspace_core.config import load_vehicle, settings
 from tspace_core.storage.files import sha256
 from tspace_core.storage.ingest import store_raw
 from tspace_core.storage.lake import JOURNAL_SUFFIX, Lake, RawLog
-from tspace_core.twin.cycles import make_route
 from tspace_core.twin.exploration import SmoothExploration
 from tspace_core.twin.recorder import record_drive
+from tspace_core.twin.route import make_route
 from tspace_pipelines.definitions import build
 from tspace_pipelines.partitions import LOGS
 

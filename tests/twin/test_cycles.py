@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tspace_core.errors import TwinError, UnknownNameError
-from tspace_core.twin.cycles import PUBLISHED, cycle_names, load_route, make_route, read_table
+from tspace_core.twin.cycles import PUBLISHED, cycle_names, load_route, read_table
+from tspace_core.twin.route import make_route
 from tspace_core.twin.truck_route import MAX_SPEED_KMH
 
 # Published totals: EPA "Dynamometer Drive Schedules" (miles, mph, s); UN GTR No. 15, annex 1 (m, km/h, s).

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from tests.twin.conftest import Variant
 from tspace_core.config import TorqueMap, Vehicle
-from tspace_core.twin.cycles import Route, load_route, make_route
+from tspace_core.twin.cycles import load_route
 from tspace_core.twin.fleet import Fleet
+from tspace_core.twin.route import Route, make_route
 
 DRIVERS = ["tracker", "habitual", "aggressive"]
 

@@ -22,10 +22,10 @@ from tspace_core.errors import TwinError
 from tspace_core.records.flash_journal import read_journal
 from tspace_core.records.policy import ConstantPolicy
 from tspace_core.twin.can_frames import put
-from tspace_core.twin.cycles import Route, make_route
 from tspace_core.twin.exploration import SmoothExploration
 from tspace_core.twin.fleet import Fleet
 from tspace_core.twin.recorder import DEFAULT_START, DriveSummary, journal_path, record_drive
+from tspace_core.twin.route import Route, make_route
 
 SEED = 11
 

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from tspace_core.config.base import find_named, names_in, parse, read_yaml
 from tspace_core.config.hyperparameters import DDPGHyperparameters
 from tspace_core.config.places import Driver, Site
 from tspace_core.config.settings import settings
-from tspace_core.config.torque_map import TorqueMap
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import ConfigError
 
@@ -65,24 +62,6 @@ def load_hyperparameters(name: str = "ddpg") -> DDPGHyperparameters:
     """The hyperparameters of that name in conf/hyperparameters (errors as ``load_vehicle``)."""
     path = find_named(settings().conf_dir / "hyperparameters", name, "hyperparameters")
     return parse(DDPGHyperparameters, read_yaml(path), path)
-
-
-def read_default_map(vehicle: Vehicle, folder: Path) -> TorqueMap:
-    """Read the default map of ``vehicle`` below ``folder`` and hold it against the axes of the config.
-
-    Raises:
-        ConfigError: the CSV is missing, broken, or has other axes.
-    """
-    path = folder / vehicle.torque_map.default_csv
-    table = TorqueMap.from_csv(path)
-    for name, found in (("pedal_axis", table.pedal_axis), ("speed_axis_kmh", table.speed_axis_kmh)):
-        wanted = np.asarray(getattr(vehicle.torque_map, name), dtype=np.float32)
-        if not np.array_equal(wanted, found):
-            message = (
-                f"{path}: its {name} {found.tolist()} is not that of vehicle {vehicle.id}: {wanted.tolist()}"
-            )
-            raise ConfigError(message)
-    return table
 
 
 def _same_name(path: Path, name: str) -> None:

@@ -4,13 +4,16 @@ import itertools
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tspace_core.config.base import ConfigModel
 from tspace_core.config.guard import GuardLimits
 from tspace_core.config.map_formula import MapFormula
+from tspace_core.config.settings import find_dbc
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.config.twin import TwinParameters
+from tspace_core.errors import ConfigError
 
 STATE_SIGNALS = ("velocity", "thrust", "brake")
 ENERGY_SIGNALS = ("current", "voltage")
@@ -228,9 +231,14 @@ class Vehicle(ConfigModel):
         Raises:
             ConfigError: the CSV is missing, broken, or has other axes.
         """
-        from tspace_core.config.loading import read_default_map
-
-        return read_default_map(self, self._folder)
+        path = self._folder / self.torque_map.default_csv
+        table = TorqueMap.from_csv(path)
+        for name in ("pedal_axis", "speed_axis_kmh"):
+            wanted, found = np.asarray(getattr(self.torque_map, name), np.float32), getattr(table, name)
+            if not np.array_equal(wanted, found):
+                message = f"{path}: its {name} {found.tolist()} is not that of {self.id}: {wanted.tolist()}"
+                raise ConfigError(message)
+        return table
 
     def dbc_files(self) -> list[Path]:
         """The DBC files, found along the search path of the settings.
@@ -238,6 +246,4 @@ class Vehicle(ConfigModel):
         Raises:
             ConfigError: names the file that was not found and the folders looked in.
         """
-        from tspace_core.config.settings import find_dbc
-
         return [find_dbc(name) for name in self.dbc]

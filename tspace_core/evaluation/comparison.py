@@ -16,7 +16,7 @@ from tspace_core.evaluation.drives import Candidate, Progress, drive_all
 from tspace_core.evaluation.pairs import KEY, paired_differences
 from tspace_core.evaluation.summary import ComparisonSummary, summarise_candidates
 from tspace_core.storage.files import atomic_write, write_text
-from tspace_core.twin.cycles import Route
+from tspace_core.twin.route import Route
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from tspace_core.errors import AgentError
 from tspace_core.evaluation import quality
 from tspace_core.evaluation.pairs import DRIVE_SCHEMA
 from tspace_core.records.policy import Policy
-from tspace_core.twin.cycles import Route
 from tspace_core.twin.decisions import DecisionLoop, Step
 from tspace_core.twin.fleet import Fleet
+from tspace_core.twin.route import Route
 from tspace_core.twin.trace import Trace
 
 Candidate = Policy | TorqueMap

@@ -11,8 +11,9 @@ from tspace_core.config.torque_map import TorqueMap
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import TwinError
 from tspace_core.twin.arrays import CHANNELS, LEDGER, STATE, Array, Style
-from tspace_core.twin.cycles import Route, load_route
+from tspace_core.twin.cycles import load_route
 from tspace_core.twin.kernel import drive
+from tspace_core.twin.route import Route
 from tspace_core.twin.trace import EnergyLedger, Trace
 from tspace_core.twin.truck import build_plant, table_of, twin_parameters
 

@@ -12,9 +12,10 @@ from tspace_core.errors import TwinError
 from tspace_core.records.flash_journal import Flash, write_journal
 from tspace_core.twin.blf_writer import write_blf
 from tspace_core.twin.can_frames import FrameMaker
-from tspace_core.twin.cycles import Route, load_route
+from tspace_core.twin.cycles import load_route
 from tspace_core.twin.decisions import AppliedFlash, DecisionLoop, PolicyCall
 from tspace_core.twin.fleet import Fleet
+from tspace_core.twin.route import Route
 from tspace_core.twin.trace import Trace
 from tspace_core.twin.truck import twin_parameters
 

@@ -16,7 +16,7 @@ From the seed, with u(a, b) a uniform number:
 import numpy as np
 
 from tspace_core.twin.arrays import Array
-from tspace_core.twin.cycles import SPACING_M, Route, make_route
+from tspace_core.twin.route import SPACING_M, Route, make_route
 
 MAX_SPEED_KMH = 85.0
 PERIOD_S = 0.5
