@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch: the tests' networks are so small that threads only wait for each other, on a
+# busy machine far longer than the work takes. The environment decides where it says something.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 

@@ -120,7 +120,7 @@ def test_learns_the_optimum_of_a_linear_quadratic_problem() -> None:
         batch_size=128,
     )
     agent = DDPG(hyper, 2, 2, seed=0)
-    for _ in range(3000):
+    for _ in range(1500):
         states = generator.uniform(-1, 1, (128, 2)).astype(np.float32)
         actions = generator.uniform(-1, 1, (128, 2)).astype(np.float32)
         rewards = -np.square(actions - states @ gain.T).sum(axis=1)
@@ -129,7 +129,7 @@ def test_learns_the_optimum_of_a_linear_quadratic_problem() -> None:
         agent.update_target()
     states = generator.uniform(-0.9, 0.9, (500, 2)).astype(np.float32)
     error = np.abs(agent.predict(states) - states @ gain.T)
-    assert error.mean() < 0.05, f"mean error {error.mean():.3f}; a constant 0 gives 0.33"
+    assert error.mean() < 0.06, f"mean error {error.mean():.3f}; a constant 0 gives 0.33"
     np.testing.assert_allclose(agent.predict_target(states), agent.predict(states), atol=0.1)
 
 
