@@ -151,3 +151,11 @@ def test_an_unknown_time_zone_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="IANA"):
         parse(Site, {"id": "x", "name": "X", "timezone": "Mars/Base"}, tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["../vehicles/leaf_gen1", "./leaf_gen1", "sub/../leaf_gen1", "", "."])
+def test_a_name_never_leaves_its_folder(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=r"known: .*leaf_gen1.*a file in it alone"):
+        load_vehicle(name)
+    with pytest.raises(UnknownNameError):
+        load_driver("../drivers/tracker")

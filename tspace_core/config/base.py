@@ -64,19 +64,19 @@ def _one_line(item: Any, model: type[BaseModel]) -> str:
 
 
 def find_named(folder: Path, name: str, kind: str) -> Path:
-    """Path of ``<folder>/<name>.yaml``.
+    """Path of ``<folder>/<name>.yaml``; a name never leads out of the folder.
 
     Raises:
         UnknownNameError: lists the names there are.
     """
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(names_in(folder)) or "none"
-        message = (
-            f"no {kind} named {name!r} in {folder}; known: {known}; a new one is one new file {path.name}"
-        )
+    names = names_in(folder)
+    if name not in names:
+        known = ", ".join(names) or "none"
+        plain = bool(name) and Path(name).name == name
+        hint = f"a new one is one new file {name}.yaml" if plain else "a name is that of a file in it alone"
+        message = f"no {kind} named {name!r} in {folder}; known: {known}; {hint}"
         raise UnknownNameError(message)
-    return path
+    return folder / f"{name}.yaml"
 
 
 def names_in(folder: Path) -> list[str]:
