@@ -11,6 +11,7 @@ import pytest
 from tests.storage.logs import candump, twin
 from tspace_core.can.readers import detect_format
 from tspace_core.errors import LogFormatError, StorageError
+from tspace_core.storage import lake as lake_module
 from tspace_core.storage import raw_store
 from tspace_core.storage.ingest import store_raw
 from tspace_core.storage.lake import Lake, RawLog
@@ -219,3 +220,26 @@ def test_a_crash_leaves_no_log_without_its_origin(
     log = store_raw(lake, source, twin(), driver="habitual")
     assert driver_of(log, twin()) == "habitual"
     assert store_raw(lake, source, twin(), driver="habitual") == log
+
+
+def test_episodes_replaced_while_they_are_listed_are_no_damage(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RawLog("v", "2026-01-05", "a.blf", lake.raw("v", "2026-01-05", "a.blf"))
+    manifest, new = lake.episodes_manifest(log), lake.episode(log, "b" * 8, 0)
+    new.parent.mkdir(parents=True)
+    new.touch()
+    read_json = lake_module.read_json
+
+    def just_before_the_stage_ends(path: Path) -> dict[str, object]:
+        monkeypatch.setattr(lake_module, "read_json", read_json)
+        content = read_json(path)
+        manifest.write_text(json.dumps({"episodes": [{"file": new.name}]}))
+        return content
+
+    manifest.write_text(json.dumps({"episodes": [{"file": "a.blf.aaaaaaaa.0000.parquet"}]}))
+    monkeypatch.setattr(lake_module, "read_json", just_before_the_stage_ends)
+    assert lake.episodes(log) == [new]
+    new.unlink()
+    with pytest.raises(StorageError, match="is gone"):
+        lake.episodes(log)

@@ -204,7 +204,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _listed(manifest: Path) -> list[Path]:
-    paths = [manifest.parent / str(entry["file"]) for entry in read_json(manifest).get("episodes", [])]
+    paths = _named(manifest)
+    if not all(path.is_file() for path in paths):
+        # Between the two looks the stage may have replaced the manifest and removed what the old one named.
+        paths = _named(manifest)
     for path in paths:
         if not path.is_file():
             message = (
@@ -212,6 +215,10 @@ def _listed(manifest: Path) -> list[Path]:
             )
             raise StorageError(message)
     return paths
+
+
+def _named(manifest: Path) -> list[Path]:
+    return [manifest.parent / str(entry["file"]) for entry in read_json(manifest).get("episodes", [])]
 
 
 def _check(vehicle_id: str, day: str, name: str) -> None:
