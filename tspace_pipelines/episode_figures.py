@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def energy_per_km(entries: Iterable[dict[str, Any]]) -> list[float]:
@@ -11,12 +15,24 @@ def energy_per_km(entries: Iterable[dict[str, Any]]) -> list[float]:
     return [meta["energy_wh"] / (meta["distance_m"] / 1000) for meta in metas if meta["distance_m"] > 0]
 
 
-def rewards_of(paths: Sequence[Path]) -> list[float]:
-    """Rewards of all records in episode files."""
-    import polars as pl
+def rewards_and_speeds(
+    paths: Sequence[Path],
+) -> "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]":
+    """Time in s, reward, and highest value of the state window's first signal, of all records in order."""
+    import numpy as np
+    import pyarrow.parquet as pq
 
-    found: list[float] = []
+    from tspace_core.storage.episodes_table import read_meta
+
+    times, rewards, speeds = [], [], []
     for path in paths:
-        frame = pl.read_parquet(path, columns=["reward"], glob=False, hive_partitioning=False)
-        found.extend(frame["reward"].drop_nulls().to_list())
-    return found
+        table = pq.read_table(path, columns=["time", "state", "reward"], partitioning=None)
+        table = table.slice(0, len(table) - 1)
+        signals = len(read_meta(path).signals)
+        states = table.column("state").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        times.append(table.column("time").cast("int64").to_numpy().astype(np.float64) / 1e9)
+        rewards.append(table.column("reward").to_numpy().astype(np.float64))
+        speeds.append(states.reshape(len(table), -1, signals)[:, :, 0].max(axis=1).astype(np.float64))
+    time = np.concatenate(times)
+    order = np.argsort(time, kind="stable")
+    return time[order] - time.min(), np.concatenate(rewards)[order], np.concatenate(speeds)[order]

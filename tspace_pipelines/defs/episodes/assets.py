@@ -3,7 +3,7 @@
 import dagster as dg
 
 from tspace_core.config import load_vehicle
-from tspace_pipelines.metadata import as_metadata, clear_failure, plot
+from tspace_pipelines.metadata import as_metadata, clear_failure
 from tspace_pipelines.partitions import LOGS
 from tspace_pipelines.resources import LakeResource
 
@@ -19,20 +19,24 @@ from tspace_pipelines.resources import LakeResource
 )
 def episodes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
     """Runs of records (time, state, action, reward, next state) cut from the signals of a log."""
-    from tspace_core.evaluation.figures import episode_histograms
     from tspace_core.storage.ingest import store_episodes
-    from tspace_core.storage.lake import read_json
-    from tspace_pipelines.episode_figures import energy_per_km, rewards_of
+    from tspace_pipelines.episode_figures import rewards_and_speeds
+    from tspace_pipelines.strip_chart import Strip, strip_chart
 
     found = lake.open()
     with clear_failure():
         log = found.raw_log(context.partition_key)
-        summary = store_episodes(found, log, load_vehicle(log.vehicle_id))
+        vehicle = load_vehicle(log.vehicle_id)
+        summary = store_episodes(found, log, vehicle)
         metadata = {
             "dagster/row_count": summary.records,
             **as_metadata(summary.model_dump(exclude={"key", "fingerprint"})),
         }
-        entries = read_json(found.episodes_manifest(log))["episodes"]
-        if entries:
-            metadata["plot"] = plot(episode_histograms(energy_per_km(entries), rewards_of(summary.paths)))
+    if summary.paths:
+        times, rewards, speeds = rewards_and_speeds(summary.paths)
+        strips = [
+            Strip("reward", times, rewards),
+            Strip(f"highest {vehicle.sampling.signals[0]}", times, speeds),
+        ]
+        metadata["plot"] = strip_chart(f"{context.partition_key}: records", strips)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(summary.fingerprint))

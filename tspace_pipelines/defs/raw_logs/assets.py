@@ -3,12 +3,14 @@
 import dagster as dg
 
 from tspace_core.config import load_vehicle
-from tspace_pipelines.metadata import as_metadata, clear_failure, plot, table
+from tspace_pipelines.metadata import as_metadata, clear_failure, table
 from tspace_pipelines.partitions import LOGS
 from tspace_pipelines.resources import LakeResource
 
 GROUP = "raw_logs"
 OWNERS = ["team:tspace"]
+MOST_STRIPS = 6
+"""Signals in the plot, the first of the vehicle's file."""
 
 
 @dg.asset(
@@ -93,9 +95,9 @@ def can_frames(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 )
 def can_signals(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
     """Signals of a log, decoded and on the vehicle's grid, with energy and distance."""
-    from tspace_core.evaluation.figures import signals_overview
     from tspace_core.storage import signals_table
     from tspace_core.storage.ingest import store_signals
+    from tspace_pipelines.strip_chart import Strip, strip_chart
 
     found = lake.open()
     with clear_failure():
@@ -120,6 +122,12 @@ def can_signals(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
         "dropped_samples": sum(summary.dropped.values()),
     }
     if summary.rows:
-        frame = signals_table.read(summary.path)
-        metadata["plot"] = plot(signals_overview(frame, title=context.partition_key))
+        shown = list(vehicle.signals)[:MOST_STRIPS]
+        grid = signals_table.read_grid(summary.path, shown)
+        time_s = (grid.log_time_ns - grid.log_time_ns[0]) / 1e9
+        strips = [
+            Strip(f"{name} {vehicle.signals[name].unit}", time_s, grid.values[name].astype("f8"))
+            for name in shown
+        ]
+        metadata["plot"] = strip_chart(context.partition_key, strips)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(summary.fingerprint))
