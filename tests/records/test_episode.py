@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.records.builders import context, grid, small_vehicle
+from tspace_core.can.report import ReadReport
 from tspace_core.errors import RecordError
 from tspace_core.records.cutting import CutReport, cut_episodes
 from tspace_core.records.episode import Episode
-from tspace_core.records.flash_journal import Flash, FlashResult, read_journal, write_journal
+from tspace_core.records.flash_journal import TORN_LINE, Flash, FlashResult, read_journal, write_journal
 from tspace_core.records.policy import ConstantPolicy, Policy, ZeroPolicy
 
 
@@ -94,3 +95,27 @@ def test_a_journal_of_foreign_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.flashes.jsonl").write_bytes(b"\xff\xfe{}")
     with pytest.raises(RecordError, match=r"a\.flashes\.jsonl: no flash journal, byte 0"):
         read_journal(tmp_path / "a.flashes.jsonl", context(small_vehicle()).default_map)
+
+
+@pytest.mark.parametrize(
+    ("kept", "unknown"), [(1, []), (12, []), (45, []), (58, [(10**18 + 1, 3)]), (300, [(10**18 + 1, 3)])]
+)
+def test_a_torn_last_line_costs_only_itself(tmp_path: Path, kept: int, unknown: list[object]) -> None:
+    default = context(small_vehicle()).default_map
+    whole, last = (Flash(10**18 + k, 2 + k, np.ones((4, 17), np.float32), "APPLIED") for k in range(2))
+    path = tmp_path / "a.flashes.jsonl"
+    path.write_text(f"{whole.to_json()}\n{last.to_json()[:kept]}")
+    report = ReadReport()
+    first, *torn = read_journal(path, default, report)
+    assert (first.time_ns, first.result) == (10**18, "APPLIED")
+    assert [(flash.time_ns, flash.first_row) for flash in torn] == unknown
+    assert all(flash.result == "UNKNOWN" for flash in torn)
+    assert report.dropped == {TORN_LINE: 1}
+    assert f"{path}, line 2: " in report.messages[TORN_LINE]
+
+
+def test_a_last_line_that_is_whole_but_wrong_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flashes.jsonl"
+    path.write_text('{"time_ns": 1}')
+    with pytest.raises(RecordError, match="line 1"):
+        read_journal(path, context(small_vehicle()).default_map, ReadReport())

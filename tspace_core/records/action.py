@@ -87,9 +87,12 @@ class RealisedTorqueActions(DefaultMapActions):
         """Return the mean relative deviation from the default map in each visited cell of the 4 rows."""
         plain = super().actions(table, steps)
         window = self._vehicle.sampling.window
-        for k, start in enumerate(steps.starts[:-1].tolist()):
-            plain.actions[k] = self._inferred(table, slice(start + window, start + 3 * window), plain.rows[k])
         plain.flags[:] = RecordFlag.INFERRED
+        for k, start in enumerate(steps.starts[:-1].tolist()):
+            mean = self._inferred(table, slice(start + window, start + 3 * window), plain.rows[k])
+            plain.actions[k] = np.clip(mean, -1.0, 1.0)
+            if (np.abs(mean) > 1.0).any():
+                plain.flags[k] |= RecordFlag.CLIPPED
         return plain
 
     def _inferred(self, table: GridTable, rows: slice, first_row: int) -> NDArray[np.float32]:
@@ -104,7 +107,7 @@ class RealisedTorqueActions(DefaultMapActions):
         total = np.bincount(cell, deviation[seen], minlength=ACTION_DIM)
         visits = np.bincount(cell, minlength=ACTION_DIM)
         mean = np.divide(total, visits, out=np.zeros(ACTION_DIM), where=visits > 0)
-        return np.clip(mean, -1.0, 1.0).astype(np.float32)
+        return mean.astype(np.float32)
 
 
 class JournalActions:
@@ -156,6 +159,8 @@ class JournalActions:
             found.flags[k] = RecordFlag.FLASHED if flash else RecordFlag.HELD
             found.known[k] = self._live.knows(int(found.rows[k]))
             found.actions[k] = self._live.action(int(found.rows[k]))
+            if self._live.exceeds_budget(int(found.rows[k])):
+                found.flags[k] |= RecordFlag.CLIPPED
         return found
 
     def _take_before(self, until: int) -> Flash | None:

@@ -34,6 +34,8 @@ class RecordFlag(IntFlag):
     """A first record whose live map was not the default although its action says zero."""
     INFERRED = 16
     """The action was inferred from the torque that the motor gave."""
+    CLIPPED = 32
+    """The torque differs from the default map's by more than the budget: the action says 1 or -1 for more."""
 
 
 @dataclass(frozen=True)

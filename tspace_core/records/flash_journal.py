@@ -9,6 +9,7 @@ back: the map from before is live) or UNKNOWN (no acknowledgement: what is live 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,17 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tspace_core.can.report import ReadReport
 from tspace_core.config import TorqueMap
 from tspace_core.errors import RecordError
 from tspace_core.records.policy import ACTION_DIM, ACTION_ROWS
 
 FlashResult = Literal["APPLIED", "REVERTED", "UNKNOWN"]
+
+TORN_LINE = "flash journal: last line cut off"
+_TORN_HEAD = re.compile(r'\{"time_ns": (\d{1,19}), "first_row": (\d{1,4}),')
+_CLIPPED = np.float32(1.0 + 1e-4)
+"""An action beyond it was clipped, not rounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +64,12 @@ def write_journal(path: Path, flashes: Iterable[Flash]) -> None:
     path.write_text("".join(f"{flash.to_json()}\n" for flash in flashes), encoding="utf-8")
 
 
-def read_journal(path: Path, default: TorqueMap) -> list[Flash]:
+def read_journal(path: Path, default: TorqueMap, report: ReadReport | None = None) -> list[Flash]:
     """Read a journal in the order of its lines.
+
+    A last line without an end that is no whole flash, as a crash of its writer leaves it, costs only itself:
+    counted in ``report`` with its place. Where its time and rows can be read it becomes a flash of result
+    UNKNOWN, since the rows may have been flashed.
 
     Raises:
         RecordError: names the line, what is wrong with it, and the form that is expected.
@@ -71,12 +82,21 @@ def read_journal(path: Path, default: TorqueMap) -> list[Flash]:
             f"{path}: no flash journal, byte {error.start} is no UTF-8; give the journal that was written"
         )
         raise RecordError(message) from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             flashes.append(_parse(line, default))
         except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and not text.endswith("\n") and not line.rstrip().endswith("}"):
+                torn = _torn(line, default)
+                flashes.extend(torn)
+                if report is not None:
+                    told = "its rows are unknown from then on" if torn else "its time and rows are lost, too"
+                    detail = f"{line[:40]!r} is no whole flash; {told}"
+                    report.drop(TORN_LINE, place=f"{path}, line {number}", detail=detail)
+                continue
             message = (
                 f"{path}, line {number}: {error!r}; expected "
                 '{"time_ns": int, "first_row": int, "torque_nm": [[17 numbers] x 4], '
@@ -101,6 +121,14 @@ def _parse(line: str, default: TorqueMap) -> Flash:
         message = f"result {result!r} is none of {', '.join(get_args(FlashResult))}"
         raise ValueError(message)
     return Flash(int(entry["time_ns"]), first_row, torque, result)
+
+
+def _torn(line: str, default: TorqueMap) -> list[Flash]:
+    head = _TORN_HEAD.match(line)
+    if head is None or int(head[2]) > len(default.speed_axis_kmh) - ACTION_ROWS:
+        return []
+    nothing = np.zeros((ACTION_ROWS, len(default.pedal_axis)), np.float32)
+    return [Flash(int(head[1]), int(head[2]), nothing, "UNKNOWN")]
 
 
 class LiveMap:
@@ -130,9 +158,16 @@ class LiveMap:
 
     def action(self, first_row: int) -> NDArray[np.float32]:
         """Return 4 rows as (live - default) / budget, clipped to [-1, 1], shape (68,)."""
+        return np.asarray(np.clip(self._change(first_row), -1.0, 1.0), np.float32).reshape(ACTION_DIM)
+
+    def exceeds_budget(self, first_row: int) -> bool:
+        """Return whether ``action`` clips: a flash of the 4 rows went beyond the budget."""
+        return bool((np.abs(self._change(first_row)) > _CLIPPED).any())
+
+    def _change(self, first_row: int) -> NDArray[np.float32]:
         rows = slice(first_row, first_row + ACTION_ROWS)
-        action = (self._live[rows] - self._default[rows]) / self._budget
-        return np.asarray(np.clip(action, -1.0, 1.0), np.float32).reshape(ACTION_DIM)
+        change: NDArray[np.float32] = (self._live[rows] - self._default[rows]) / self._budget
+        return change
 
     @property
     def is_default(self) -> bool:
