@@ -140,6 +140,14 @@ def test_actions_are_the_live_map_relative_to_the_default() -> None:
     assert episode.rows.tolist() == [0, 0, 0, 0]
 
 
+def test_a_flash_beyond_the_budget_is_clipped_and_counted() -> None:
+    flashes = [journal_flash(6, 0, -250), journal_flash(10, 0, -300)]
+    (episode,), report = cut(grid(18, velocity=5), small_vehicle(), flashes)
+    assert episode.actions.mean(axis=1).tolist() == [0, -1, -1, -1]
+    assert (episode.flags & RecordFlag.CLIPPED > 0).tolist() == [False, False, True, True]
+    assert report.clipped_records == 2
+
+
 def test_only_the_rows_in_view_count_and_earlier_flashes_stay_live() -> None:
     # The flash changed rows 0..3; the third step flashes rows 2..5: it sees rows 2 and 3 of the first, too.
     flashes = [journal_flash(6, 0, -125), journal_flash(10, 2, -50)]
@@ -206,7 +214,8 @@ def test_realised_torque_fills_visited_cells_only() -> None:
     at_cell = float(default.torque(0.2, 30.0))
     table.values["motor_torque"][:] = at_cell
     table.values["motor_torque"][6:10] = at_cell - 100  # in effect after the second decision, behind row 5
-    (episode,), _ = cut(table, vehicle)
+    (episode,), report = cut(table, vehicle)
+    assert report.clipped_records == 0
     action = episode.actions[1].reshape(4, 17)
     row = int(np.argmin(np.abs(default.speed_axis_kmh - 30))) - episode.rows[1]
     column = int(np.argmin(np.abs(default.pedal_axis - 0.2)))
@@ -215,6 +224,11 @@ def test_realised_torque_fills_visited_cells_only() -> None:
     assert np.abs(episode.actions[2]).max() < 1e-5
     assert (episode.flags & RecordFlag.INFERRED).all()
     assert "inferred" in episode.meta.action_note
+    table.values["motor_torque"][6:10] = at_cell - 300
+    (episode,), report = cut(table, vehicle)
+    assert episode.actions[1].min() == -1
+    assert (episode.flags & RecordFlag.CLIPPED > 0).tolist() == [False, True, False]
+    assert report.clipped_records == 1
 
 
 def test_meta_says_what_the_numbers_are() -> None:
@@ -227,3 +241,5 @@ def test_meta_says_what_the_numbers_are() -> None:
     assert len(meta.speed_axis_kmh) == 14
     assert meta.action_source == "default_map"
     assert meta.software_version
+    assert meta.default_map_sha256 == context(DEFAULT_MAP).default_map.sha256()
+    assert (meta.budget_nm, meta.upper_factor) == (250, 1.0)

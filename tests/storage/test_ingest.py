@@ -190,6 +190,19 @@ def test_a_changed_config_redoes_only_the_stages_it_touches(drive: Path, tmp_pat
     assert lake.episodes(again.raw) == lake.episodes() == again.episodes.paths
 
 
+def test_a_torn_journal_is_counted_in_the_episodes_summary(drive: Path, tmp_path: Path) -> None:
+    source = tmp_path / drive.name
+    source.write_bytes(drive.read_bytes())
+    journal = drive.with_name(f"{drive.name}.flashes.jsonl").read_text()
+    source.with_name(f"{drive.name}.flashes.jsonl").write_text(journal[:-300])
+    found = ingest_log(Lake(tmp_path / "lake"), source, twin()).episodes
+    assert found.dropped == {"flash journal: last line cut off": 1}
+    assert f"line {len(journal.splitlines())}: " in found.messages["flash journal: last line cut off"]
+    assert found.records > 150
+    assert found.clipped_records == 0
+    assert ingest_log(Lake(tmp_path / "lake"), source, twin()).episodes.dropped == found.dropped
+
+
 def test_a_crash_while_episodes_are_written_leaves_the_old_ones(
     drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

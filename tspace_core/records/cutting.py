@@ -31,6 +31,7 @@ class CutReport:
         short_runs: usable stretches too short for an episode; their rows are in ``short_rows``.
         left_rows: usable rows before the first step or behind the last whole one of a stretch.
         lost_records: records left out, by reason.
+        clipped_records: records whose torque differs from the default map's by more than the budget.
         ended: episodes by what ended them.
     """
 
@@ -40,6 +41,7 @@ class CutReport:
     short_rows: int = 0
     left_rows: int = 0
     lost_records: Counter[str] = field(default_factory=Counter)
+    clipped_records: int = 0
     ended: Counter[str] = field(default_factory=Counter)
 
 
@@ -105,6 +107,7 @@ def _episodes_of_run(
             report.lost_records["too few records left"] += last - first
             continue
         report.ended[reason] += 1
+        report.clipped_records += int(np.count_nonzero(actions.flags[first:last] & RecordFlag.CLIPPED))
         yield _episode(table, steps, actions, slice(first, last), run, context, reason)
 
 
@@ -147,7 +150,9 @@ def _episode(
         signals=vehicle.sampling.signals,
         pedal_axis=vehicle.torque_map.pedal_axis,
         speed_axis_kmh=vehicle.torque_map.speed_axis_kmh,
+        default_map_sha256=context.default_map.sha256(),
         budget_nm=vehicle.torque_map.budget_nm,
+        upper_factor=vehicle.torque_map.upper_factor,
         software_version=__version__,
         log_key=context.log_key,
         segment=run.segment,

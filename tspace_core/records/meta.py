@@ -42,7 +42,11 @@ class EpisodeMeta(BaseModel):
     signals: tuple[str, ...] = Field(description="order of the signals in a state")
     pedal_axis: tuple[float, ...] = Field(description="map columns, fraction of full travel")
     speed_axis_kmh: tuple[float, ...] = Field(description="map rows, km/h")
-    budget_nm: float = Field(gt=0, description="torque of an action of 1")
+    default_map_sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="``TorqueMap.sha256`` of the map that actions are relative to"
+    )
+    budget_nm: float = Field(gt=0, description="torque of an action of 1, Nm")
+    upper_factor: float = Field(gt=0, description="upper limit of a flash x default where that is positive")
     software_version: str
     log_key: str = Field(description="vehicle/date/name of the raw log")
     segment: int = Field(default=0, ge=0, description="stretch of the log without a break in its clock")

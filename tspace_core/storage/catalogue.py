@@ -169,6 +169,10 @@ class Catalogue:
                         entry["reward_sum"],
                         entry["start_ns"],
                         entry["end_ns"],
+                        # Episodes from before these were kept lack them until their stage runs again.
+                        meta.get("default_map_sha256"),
+                        meta["budget_nm"],
+                        meta.get("upper_factor"),
                         str(manifest.parent / entry["file"]),
                     )
                 )
@@ -207,7 +211,8 @@ _EPISODES = (
     "episode_id VARCHAR, vehicle VARCHAR, driver VARCHAR, site VARCHAR, timezone VARCHAR, log_key VARCHAR, "
     "segment INTEGER, time_source VARCHAR, action_source VARCHAR, reward_kind VARCHAR, energy_wh DOUBLE, "
     "distance_m DOUBLE, duration_s DOUBLE, end_reason VARCHAR, records BIGINT, reward_sum DOUBLE, "
-    "start_ns BIGINT, end_ns BIGINT, path VARCHAR"
+    "start_ns BIGINT, end_ns BIGINT, default_map_sha256 VARCHAR, budget_nm DOUBLE, upper_factor DOUBLE, "
+    "path VARCHAR"
 )
 _REPLAY = "name VARCHAR, version VARCHAR, manifest JSON, path VARCHAR"
 _CHECKPOINTS = "agent VARCHAR, run VARCHAR, step VARCHAR, path VARCHAR"

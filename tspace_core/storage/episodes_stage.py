@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tspace_core.can.report import ReadReport
 from tspace_core.config import Vehicle, load_driver, load_site
 from tspace_core.errors import StorageError
 from tspace_core.records.cutting import CutReport, LogContext, cut_episodes
@@ -17,6 +18,9 @@ from tspace_core.storage.lake import Lake, RawLog, read_json
 from tspace_core.storage.raw_store import driver_of
 from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
 
+EPISODES_VERSION = 2
+"""To be raised when this stage makes another result from the same inputs."""
+
 
 def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary:
     """Cut a log's signals into episodes; all of them become visible at once, older ones vanish.
@@ -26,7 +30,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     Raises:
         StorageError: if the log's signals are not stored yet.
         UnknownNameError: if the driver or site has no file in conf/.
-        RecordError: if the flash journal is damaged.
+        RecordError: if the flash journal is damaged elsewhere than in a torn last line, which is counted.
     """
     source = lake.signals(raw)
     if not source.is_file():
@@ -37,6 +41,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     driver = load_driver(driver_of(raw, vehicle)).id
     mark = fingerprint(
         stage="episodes",
+        layout=EPISODES_VERSION,
         driver=driver,
         signals=signals["fingerprint"],
         vehicle=vehicle_config(vehicle),
@@ -50,8 +55,9 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
         if found["summary"]["fingerprint"] == mark:
             return EpisodesSummary(**from_metadata(found["summary"], lake.root))
     flashes: list[Flash] = []
+    read = ReadReport()
     if vehicle.actions == "flash_journal" and raw.journal.is_file():
-        flashes = read_journal(raw.journal, default)
+        flashes = read_journal(raw.journal, default, read)
     names = [*vehicle.sampling.signals, "velocity", "thrust"]
     if vehicle.actions == "realised_torque":
         names.append("motor_torque")
@@ -59,7 +65,9 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     context = LogContext(vehicle, site, default, driver, raw.key, signals["time_source"])
     report = CutReport()
     entries = _write_all(lake, raw, mark, cut_episodes(table, context, flashes, report))
-    summary = _summary(lake, raw, mark, entries, report, vehicle)
+    summary = _summary(lake, raw, mark, entries, report, vehicle).model_copy(
+        update={"dropped": read.dropped, "messages": read.messages}
+    )
     content = {"summary": to_metadata(summary, lake.root), "episodes": entries}
     write_text(manifest, json.dumps(content, indent=1))
     _remove_old(manifest, {entry["file"] for entry in entries}, raw)
@@ -110,6 +118,7 @@ def _summary(
         short_rows=report.short_rows,
         left_rows=report.left_rows,
         lost_records={reason: count for reason, count in report.lost_records.items() if count},
+        clipped_records=report.clipped_records,
         ended=dict(report.ended),
         action_source=vehicle.actions,
     )

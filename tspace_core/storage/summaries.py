@@ -93,7 +93,10 @@ class EpisodesSummary(_Summary):
     short_rows: int
     left_rows: int = Field(description="usable rows that fill no whole step")
     lost_records: dict[str, int]
+    clipped_records: int = Field(default=0, description="records with a torque change beyond the budget")
     ended: dict[str, int] = Field(description="episodes by what ended them")
+    dropped: dict[str, int] = Field(default={}, description="lines of the flash journal not used, by reason")
+    messages: dict[str, str] = Field(default={}, description="first message of each reason")
     action_source: str
 
 
