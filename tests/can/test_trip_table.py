@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tspace_core.can import trip_table
 from tspace_core.can.report import ReadReport
 from tspace_core.can.trip_table import TripTable, column_names, read_trip_table
 from tspace_core.config import load_vehicle
@@ -115,6 +116,29 @@ def test_a_vehicle_of_can_logs_is_refused(tmp_path: Path) -> None:
     read(tmp_path, row("0"))
     with pytest.raises(ConfigError, match="vehicle leaf_gen1, signal velocity: comes from CAN"):
         read_trip_table(tmp_path / "trip.csv", load_vehicle("leaf_gen1"), ReadReport())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_beyond_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, packed: bool
+) -> None:
+    read(tmp_path, row("0"), row("0.1"))
+    path = tmp_path / "trip.csv"
+    content = path.read_bytes()
+    path.write_bytes(gzip.compress(content) if packed else content)
+    monkeypatch.setattr(trip_table, "MOST_BYTES", len(content))
+    assert read_trip_table(path, load_vehicle("bmw_i3"), ReadReport()).rows == 2
+    monkeypatch.setattr(trip_table, "MOST_BYTES", len(content) - 1)
+    with pytest.raises(LogReadError, match=r"trip\.csv: more than 0 MiB.*split it into drives"):
+        read_trip_table(path, load_vehicle("bmw_i3"), ReadReport())
+
+
+def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.csv.gz"
+    megabyte = gzip.compress(bytes(1 << 20))
+    path.write_bytes(megabyte * 600)
+    with pytest.raises(LogReadError, match="more than 512 MiB when decompressed"):
+        read_trip_table(path, load_vehicle("bmw_i3"), ReadReport())
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

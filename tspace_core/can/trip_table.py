@@ -25,6 +25,8 @@ _TIME = re.compile(r"time\s*(\[s\])?", re.IGNORECASE)
 _MOST_SECONDS = 9e9
 """The log clock counts ns in 64 bits."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+MOST_BYTES = 1 << 29
+"""A larger table is refused, compressed or not: it is held in memory as a whole. Drives take a few MB."""
 _GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -54,7 +56,7 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
     and what ``valid_samples`` counts.
 
     Raises:
-        LogReadError: there is no file, no row, or no column of time in seconds.
+        LogReadError: there is no file, no row, no column of time in seconds, or more than ``MOST_BYTES``.
         ConfigError: a signal of the vehicle does not come from a column.
     """
     columns, rows, lines = _table(path, report)
@@ -118,8 +120,7 @@ def column_names(header: Sequence[str]) -> list[str]:
 def _table(path: Path, report: ReadReport) -> tuple[list[str], list[list[str]], list[int]]:
     """Names, rows and the line of each row; lines of blanks are no rows."""
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content.startswith(_GZIP) else content
+        content = _content(path)
         ended = content.endswith(b"\n")
         reader = csv.reader(
             io.StringIO(content.removeprefix(_UTF8_MARK).decode("latin-1"), newline=""), delimiter=";"
@@ -141,6 +142,22 @@ def _table(path: Path, report: ReadReport) -> tuple[list[str], list[list[str]], 
         [line for _, line in numbered[1:]],
         [number for number, _ in numbered[1:]],
     )
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of the table, decompressed; never more than ``MOST_BYTES`` are held."""
+    with path.open("rb") as file:
+        packed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if packed else file as source:
+            content = source.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        message = (
+            f"{path}: more than {MOST_BYTES >> 20} MiB{' when decompressed' if packed else ''}, the limit of "
+            "a trip table; split it into drives"
+        )
+        raise LogReadError(message)
+    return content
 
 
 def _count_bad(row: list[str], index: int, place: str, report: ReadReport) -> None:
