@@ -10,6 +10,7 @@ import pytest
 
 from tests.storage.logs import candump, twin
 from tspace_core.can.readers import detect_format
+from tspace_core.config import load_vehicle
 from tspace_core.errors import LogFormatError, StorageError
 from tspace_core.storage import lake as lake_module
 from tspace_core.storage import raw_store
@@ -101,6 +102,22 @@ def test_another_content_of_the_same_name_is_refused_and_both_are_named(lake: La
     # The same name on another day is another log.
     next_day = candump(inbox / "a.log", stamps=[ABSOLUTE + 86_400])
     assert store_raw(lake, next_day, twin()).date == "2026-01-06"
+
+
+def test_the_same_content_under_another_name_is_refused_and_both_are_named(lake: Lake, inbox: Path) -> None:
+    source = candump(inbox / "a.log", stamps=[ABSOLUTE])
+    first = store_raw(lake, source, twin())
+    copy = inbox / "copy of a.log"
+    copy.write_bytes(source.read_bytes())
+    for date in (None, "2020-01-01"):
+        with pytest.raises(StorageError, match="same content") as failure:
+            store_raw(lake, copy, twin(), date)
+        assert str(copy) in str(failure.value)
+        assert str(first.path) in str(failure.value)
+    assert store_raw(lake, source, twin()) == first
+    assert lake.raw_logs() == [first]
+    # Two vehicles of one seed may have recorded the same.
+    assert store_raw(lake, copy, load_vehicle("twin_mule")).vehicle_id == "twin_mule"
 
 
 def test_the_date_comes_from_the_caller_the_stamps_or_the_file(lake: Lake, inbox: Path) -> None:

@@ -37,7 +37,8 @@ def store_raw(
 
     Raises:
         LogFormatError: if the format is not known.
-        StorageError: if another content already lies there under that name; names both files.
+        StorageError: if another content already lies there under that name, or the vehicle has the same
+            content under another one; names both files.
     """
     source = source.resolve()
     if not source.is_file():
@@ -47,7 +48,7 @@ def store_raw(
         return _already_there(lake, source, vehicle)
     stat = source.stat()
     content = sha256(source)
-    known = _known(lake, vehicle, source.name, content)
+    known, copy = _known(lake, vehicle, source, content)
     if known is not None and date in (None, known.date):
         _store_journal(source, known)
         if driver is not None and driver != driver_of(known, vehicle):
@@ -57,6 +58,12 @@ def store_raw(
     if known is not None:
         message = (
             f"{source} lies in the lake under date {known.date} already: {known.path}; leave the date out"
+        )
+        raise StorageError(message)
+    if copy is not None:
+        message = (
+            f"{source} has the same content as {copy.path}: it is not taken in again, as its drive would "
+            "count twice in training; remove one of the two files"
         )
         raise StorageError(message)
     detect_format(source)
@@ -134,9 +141,13 @@ def _already_there(lake: Lake, source: Path, vehicle: Vehicle) -> RawLog:
     return lake.raw_log("/".join(parts))
 
 
-def _known(lake: Lake, vehicle: Vehicle, name: str, content: str) -> RawLog | None:
-    same_name = [log for log in lake.raw_logs(vehicle.id) if log.name == name]
-    return next((log for log in same_name if content_hash(log) == content), None)
+def _known(lake: Lake, vehicle: Vehicle, source: Path, content: str) -> tuple[RawLog | None, RawLog | None]:
+    """The vehicle's log of the source's name and content, and one of that content under another name."""
+    size = source.stat().st_size
+    as_long = [log for log in lake.raw_logs(vehicle.id) if log.path.stat().st_size == size]
+    same = [log for log in as_long if content_hash(log) == content]
+    known = next((log for log in same if log.name == source.name), None)
+    return known, next((log for log in same if log.name != source.name), None)
 
 
 def _store_journal(source: Path, log: RawLog) -> None:
