@@ -70,12 +70,14 @@ def ingest(
     config = load_vehicle(vehicle)
     if driver is not None:
         load_driver(driver)
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        message = f"no such file or folder: {', '.join(missing)}"
+    missing = [path for path in dict.fromkeys(paths) if not path.exists()]
+    if len(missing) == len(set(paths)):
+        message = f"no such file or folder: {', '.join(map(str, missing))}"
         raise TspaceError(message)
-    logs = list(dict.fromkeys(log for path in paths for log in find_logs(path)))
-    if not logs:
+    logs = list(
+        dict.fromkeys(log for path in paths for log in ([path] if path in missing else find_logs(path)))
+    )
+    if len(logs) == len(missing):
         message = f"no files in {', '.join(map(str, paths))}"
         raise TspaceError(message)
     lake = _lake(data_dir)
@@ -83,6 +85,9 @@ def ingest(
     rows = []
     for number, log in enumerate(logs, start=1):
         typer.echo(f"[{number}/{len(logs)}] {log}", err=True)
+        if log in missing:
+            rows.append(_failed(log, f"no such file or folder: {log}"))
+            continue
         rows.append(_ingest_one(lake, log, config, date=date, driver=driver, as_json=as_json))
     if as_json:
         typer.echo(json.dumps({"files": rows}))
@@ -106,11 +111,18 @@ def _ingest_one(
         # Whatever is wrong with one log, the others are still to be done.
         known = isinstance(error, (TspaceError, OSError))
         text = str(error) if known else f"unexpected {type(error).__name__}: {error}; please report it"
-        typer.echo(f"    failed: {text}", err=True)
-        return {"path": str(log), "error": text}
-    if not as_json:
+        return _failed(log, text)
+    if as_json:
+        for line in _losses(result):
+            typer.echo(f"    {line}", err=True)
+    else:
         _print_result(result)
     return {"path": str(log), **result.to_dict()}
+
+
+def _failed(log: Path, text: str) -> dict[str, Any]:
+    typer.echo(f"    failed: {text}", err=True)
+    return {"path": str(log), "error": text}
 
 
 def _print_result(result: "IngestResult") -> None:
@@ -130,14 +142,35 @@ def _print_result(result: "IngestResult") -> None:
     typer.echo(
         f"  {episodes.episodes} episodes, {episodes.records} records, actions: {episodes.action_source}"
     )
-    for title, counts in (
-        ("dropped", signals.dropped),
-        ("unusable rows", episodes.unusable_rows),
-        ("lost records", episodes.lost_records),
+    for line in _losses(result):
+        typer.echo(f"  {line}")
+    for name, what in signals.substitutes.items():
+        typer.echo(f"  substitute for {name}: {what}")
+
+
+def _losses(result: "IngestResult") -> list[str]:
+    """What was dropped, noticed, or fills no record: one line a reason."""
+    frames, signals, episodes = result.frames, result.signals, result.episodes
+    lines = []
+    for title, counts, messages in (
+        ("dropped", signals.dropped, signals.messages),
+        ("noted", frames.notes, frames.messages),
+        ("dropped", episodes.dropped, episodes.messages),
+        ("unusable rows", episodes.unusable_rows, {}),
+        ("lost records", episodes.lost_records, {}),
     ):
         for reason, count in counts.items():
-            first = signals.messages.get(reason, "") if title == "dropped" else ""
-            typer.echo(f"  {title}: {count} {reason}" + (f" (first: {first})" if first else ""))
+            first = messages.get(reason, "")
+            lines.append(f"{title}: {count} {reason}" + (f" (first: {first})" if first else ""))
+    if episodes.short_runs:
+        lines.append(
+            f"unused rows: {episodes.short_rows} in {episodes.short_runs} stretches too short for an episode"
+        )
+    if episodes.left_rows:
+        lines.append(f"unused rows: {episodes.left_rows} that fill no whole step")
+    if episodes.clipped_records:
+        lines.append(f"clipped: {episodes.clipped_records} records with a torque change beyond the budget")
+    return lines
 
 
 @app.command()
@@ -192,8 +225,9 @@ def record(
         path = out / f"{vehicle}_{cycle}_{driver}_{number:04d}.blf"
         summary = record_drive(config, driver, cycle, number, path)
         typer.echo(
-            f"{path}: {summary.frames} frames, {summary.duration_s:.0f} s, {summary.distance_m:.0f} m, "
-            f"{summary.energy_wh:.0f} Wh"
+            f"{path}: {summary.vehicle_id}, {summary.driver_id}, {summary.cycle}, seed {summary.seed}: "
+            f"{summary.frames} frames, {summary.duration_s:.0f} s, {summary.distance_m / 1000:.2f} km, "
+            f"{summary.energy_wh:.0f} Wh, {summary.flashes} flashes"
         )
 
 

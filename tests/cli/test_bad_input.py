@@ -96,6 +96,40 @@ def test_a_file_that_vanishes_costs_only_itself(tmp_path: Path, monkeypatch: pyt
     assert there["frames"] == 1
 
 
+def test_a_path_that_is_missing_costs_only_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("(1.0) can0 123#00\n")
+    paths = (tmp_path / "gone.log", tmp_path / "a.log", tmp_path / "gone")
+    code, rows, told = ingest(*paths, vehicle="twin_truck", lake=tmp_path / "lake")
+    assert code == 1
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    assert rows[0]["error"] == f"no such file or folder: {paths[0]}"
+    assert rows[1]["frames"] == 1
+    assert "error" in rows[2]
+    assert "2 of 3 files failed" in told
+
+
+def test_losses_are_told_beside_the_json(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("(1.0) can0 123#00\n(1.2) can0 123#0\n(1.19) can0 123#00\n")
+    code, (entry,), told = ingest(tmp_path / "a.log", vehicle="twin_truck", lake=tmp_path / "lake")
+    assert code == 0
+    assert entry["dropped"]["foreign line"] == 1
+    assert "dropped: 1 foreign line (first: " in told
+    assert "line 2: " in told
+
+
+def test_the_table_says_why_there_is_no_episode_and_what_stands_in(shared_data: Path, tmp_path: Path) -> None:
+    log = shared_data / "can" / "derived" / "leaf_on_wotind_off.log"
+    lines = log.read_text().splitlines(keepends=True)
+    lines[100], lines[101] = lines[101], lines[100]
+    (tmp_path / "a.log").write_text("".join(lines[:4000]))
+    arguments = ["ingest", str(tmp_path / "a.log"), "--vehicle", "leaf_gen1", "--data-dir", str(tmp_path)]
+    table = CliRunner().invoke(app, arguments).stdout
+    assert "  0 episodes, 0 records" in table
+    assert "in 1 stretches too short for an episode" in table
+    assert "noted: 1 late_frame (first: " in table
+    assert "substitute for thrust: torque request" in table
+
+
 def test_the_table_tells_of_the_clock_and_the_dbc(shared_data: Path, tmp_path: Path) -> None:
     log = next((shared_data / "can" / "ioniq28").iterdir())
     code, (entry,), _ = ingest(log, vehicle="ioniq28", lake=tmp_path)

@@ -187,6 +187,10 @@ def test_the_twins_log_goes_the_whole_way(tmp_path: Path) -> None:
     )  # fmt: skip
     assert recorded.exit_code == 0, recorded.output
     assert len(list((tmp_path / "logs").glob("*.blf"))) == 2
+    lines = recorded.stdout.splitlines()
+    assert len(lines) == 2
+    for words in ("_0003.blf: twin_truck, habitual, us06, seed 3: ", " frames, ", " km, ", " Wh, 0 flashes"):
+        assert words in lines[0]
     lake = tmp_path / "lake"
     result = invoke(
         "ingest",
