@@ -5,9 +5,9 @@
     python benchmarks/pipeline.py [--json] [--rounds 5]
 
 The log is a drive of two minutes (some 45,000 frames). Each round removes the asset's file and makes it three
-ways, in turns: by the command, by the bare function in a fresh Python process, by the bare function in
-this process (all imports done). The medians of the wall times are printed, and the command's surplus over both. The
-command records events and metadata, draws the plot, and runs the asset's blocking check.
+ways, in turns: by the command, by the bare function in a fresh Python process, by the bare function in this
+process (all imports done). The medians of the wall times are printed, and the command's surplus over both.
+The command records events and metadata, draws the plot, and runs the asset's blocking check.
 """
 
 import os
