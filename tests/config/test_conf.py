@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tspace_core.config import (
+    MapFormula,
     driver_ids,
     formula_map,
     load_driver,
@@ -159,3 +160,22 @@ def test_a_name_never_leaves_its_folder(name: str) -> None:
         load_vehicle(name)
     with pytest.raises(UnknownNameError):
         load_driver("../drivers/tracker")
+
+
+def test_a_share_of_the_rated_torque_is_cut_off_where_there_is_less() -> None:
+    formula = MapFormula(
+        torque_max_nm=340,
+        power_max_kw=160,
+        regen_torque_max_nm=0,
+        regen_power_max_kw=1,
+        shaft_rad_per_m=26.6,
+        full_pedal="rated",
+    )
+    made = formula_map(formula, (0, 0.25, 0.5, 1), (0, 30, 60, 120))
+    at_120 = 160e3 / (120 / 3.6 * 26.6)
+    assert made.table[:3].tolist() == [[0, 85, 170, 340]] * 3
+    assert made.table[3].tolist() == pytest.approx([0, 85, 170, at_120], abs=0.05)
+    available = formula_map(
+        formula.model_copy(update={"full_pedal": "available"}), (0, 0.5, 1), (0, 30, 60, 120)
+    )
+    assert available.table[3].tolist() == pytest.approx([0, at_120 / 2, at_120], abs=0.05)

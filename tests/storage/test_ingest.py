@@ -349,3 +349,16 @@ def test_a_trip_table_becomes_episodes_with_inferred_actions(real: tuple[Path, L
     assert (episode.flags & RecordFlag.INFERRED).all()
     assert np.abs(episode.actions).max() > 0
     assert found.signals.distance_m == pytest.approx(7428, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("vehicle", "name"), [("leaf_eplus62", "can/leaf_eplus62"), ("bmw_i3", "trips_bmw_i3/TripA01.csv")]
+)
+def test_the_default_map_fits_the_car(real: tuple[Path, Lake], vehicle: str, name: str) -> None:
+    data, lake = real
+    source = data / name if name.endswith(".csv") else next((data / name).iterdir())
+    found = ingest_log(lake, source, load_vehicle(vehicle))
+    actions = np.concatenate([episodes_table.read(path).actions for path in found.episodes.paths])
+    changed = np.abs(actions[actions != 0])
+    assert len(changed) > 10
+    assert (changed >= 1).mean() < 0.15, "the motor's torque lies further from the map than the budget"

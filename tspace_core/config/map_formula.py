@@ -2,15 +2,21 @@
 
 ::
 
-    torque(pedal, v) = -regen(v) + (drive(v) + regen(v)) * pedal ** exponent
+    torque(pedal, v) = -regen(v) + (drive(v) + regen(v)) * pedal ** exponent        full_pedal "available"
+    torque(pedal, v) = min(-regen(v) + (torque_max + regen(v)) * pedal ** exponent, drive(v))    "rated"
     drive(v) = min(torque_max, power_max / w(v))
     regen(v) = min(regen_torque_max, regen_power_max / w(v)) * ramp(v)
     ramp(v)  = clip((v - regen_start) / (regen_full - regen_start), 0, 1)
     w(v)     = v * shaft_rad_per_m        angular speed of the shaft that the map's torque acts on, rad/s
 
-It rises along the pedal everywhere, holds constant torque up to the corner speed and constant power above
+With "available" full pedal means the torque that there is at the speed. With "rated" it means torque_max, as
+where a torque request in Nm stands in for the pedal; what there is not is cut off.
+
+It never falls along the pedal, holds constant torque up to the corner speed and constant power above
 it, and brakes at pedal 0 only above ``regen_start_kmh``. Values are rounded to 0.1 Nm.
 """
+
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -28,6 +34,9 @@ class MapFormula(ConfigModel):
     regen_power_max_kw: float = Field(gt=0, description="braking power at pedal 0, kW (positive number)")
     shaft_rad_per_m: float = Field(gt=0, description="gear ratio / wheel radius of the map's shaft, rad/m")
     exponent: float = Field(default=1.0, gt=0, description="shape along the pedal; 1 is linear")
+    full_pedal: Literal["available", "rated"] = Field(
+        default="available", description="full pedal asks for the torque there is at the speed, or the rated"
+    )
     regen_start_kmh: float = Field(default=7.0, ge=7.0, description="no braking at pedal 0 below it, km/h")
     regen_full_kmh: float = Field(default=25.0, description="full braking at pedal 0 above it, km/h")
 
@@ -52,7 +61,8 @@ def formula_map(
     ramp = (speed - formula.regen_start_kmh) / (formula.regen_full_kmh - formula.regen_start_kmh)
     braking = np.minimum(formula.regen_torque_max_nm, formula.regen_power_max_kw * 1e3 / shaft)
     regen = braking * np.clip(ramp, 0.0, 1.0)
-    table = np.round(-regen + (drive + regen) * pedal**formula.exponent, 1) + 0.0
+    asked = formula.torque_max_nm if formula.full_pedal == "rated" else drive
+    table = np.round(np.minimum(-regen + (asked + regen) * pedal**formula.exponent, drive), 1) + 0.0
     return TorqueMap(
         np.asarray(pedal_axis, dtype=np.float32),
         np.asarray(speed_axis_kmh, dtype=np.float32),
