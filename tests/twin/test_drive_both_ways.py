@@ -35,7 +35,9 @@ class Driven:
 def in_environment(vehicle: Vehicle) -> Driven:
     env = TorqueMapEnv(vehicle, DRIVER, CYCLE)
     observation, _ = env.reset(seed=SEED)
-    observations, rewards, rows, truncated = [observation], [], [], False
+    observations, truncated = [observation], False
+    rewards: list[float] = []
+    rows: list[int] = []
     while not truncated:
         observation, reward, _, truncated, info = env.step(ACTIONS[len(rewards)])
         observations.append(observation)
