@@ -11,6 +11,7 @@ from tests.agents.test_training import noisy_episode
 from tests.storage.replay_episodes import STATE_DIM
 from tspace_core.agents import DDPG, CheckpointStore
 from tspace_core.agents.pictures import map_change_figure, typical_states
+from tspace_core.agents.returns import episode_returns, running_reward
 from tspace_core.agents.tracking import Tracker
 from tspace_core.agents.training import train_offline
 from tspace_core.config import settings
@@ -63,6 +64,12 @@ def test_a_run_can_be_read_back(replay: Replay, tmp_path: Path, uri: str) -> Non
         assert [(point.step, point.value) for point in history] == [
             (point.update, pytest.approx(getattr(point, name))) for point in summary.series
         ]
+    returns = episode_returns(replay)
+    for name, values in (("episode_return", returns), ("running_reward", running_reward(returns))):
+        history = client.get_metric_history(summary.run_id, name)
+        assert [(point.step, point.value) for point in history] == [
+            (number, pytest.approx(value)) for number, value in enumerate(values.tolist(), start=1)
+        ]
     assert [item.path for item in client.list_artifacts(summary.run_id)] == ["map_change.png"]
     assert len(list((tmp_path / "art").rglob("map_change.png"))) == 1
 
@@ -76,8 +83,19 @@ def test_a_run_can_be_read_back(replay: Replay, tmp_path: Path, uri: str) -> Non
         resume=True,
     )
     assert further.run_id == summary.run_id
+    train_offline(
+        DDPG(SMALL, STATE_DIM, 68, seed=4),
+        replay,
+        updates=50,
+        tracker=Tracker(uri, experiment="read-back"),
+        checkpoints=store,
+        resume=True,
+    )
+    speeds = client.get_metric_history(summary.run_id, "updates_per_s")
+    assert [point.step for point in speeds] == [30, 50]  # a finished run has no speed
     history = client.get_metric_history(summary.run_id, "critic_loss")
     assert [point.step for point in history] == [10, 20, 30, 40, 50]
+    assert len(client.get_metric_history(summary.run_id, "episode_return")) == 2  # told once a run
 
 
 def test_a_failed_run_is_marked(replay: Replay, tmp_path: Path, uri: str) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tspace_core.agents.checkpoint import Checkpoint, CheckpointStore, Component
 from tspace_core.agents.dpg import DPG, Losses
 from tspace_core.agents.pictures import map_change_figure
+from tspace_core.agents.returns import episode_returns, running_reward
 from tspace_core.agents.tracking import NullTracker, RunTracker
 from tspace_core.errors import AgentError, CheckpointError
 from tspace_core.storage.replay import Replay
@@ -186,7 +187,8 @@ def train_offline(
             if checkpoints is not None and (checkpoints.due(state.done) or state.done == updates):
                 checkpoints.save(agent, state.done, {state.NAME: state.component()})
         wall = time.perf_counter() - began
-        tracker.metrics(state.done, {"updates_per_s": (state.done - first) / wall})
+        if state.done > first:
+            tracker.metrics(state.done, {"updates_per_s": (state.done - first) / wall})
         tracker.figure(map_change_figure(agent.predict, replay), "map_change.png")
     low, high = _value_range(agent, replay)
     return TrainSummary(
@@ -232,8 +234,10 @@ def _tracked(
         "software_version": manifest.software_version,
     }
     params = {**agent.hyper.model_dump(mode="json"), "seed": agent.seed, "updates": updates}
-    state.run_id = tracker.start(params, tags, resume=state.run_id)
+    before, state.run_id = state.run_id, tracker.start(params, tags, resume=state.run_id)
     try:
+        if state.run_id != before:
+            _tell_returns(tracker, replay)
         yield
     except BaseException as error:
         try:
@@ -242,6 +246,14 @@ def _tracked(
             _log.exception("the tracker could not end run %s", state.run_id)
         raise
     tracker.finish("FINISHED")
+
+
+def _tell_returns(tracker: RunTracker, replay: Replay) -> None:
+    """What the data earned, an episode a step, told once a run."""
+    returns = episode_returns(replay)
+    pairs = zip(returns.tolist(), running_reward(returns).tolist(), strict=True)
+    for number, (value, smoothed) in enumerate(pairs, start=1):
+        tracker.metrics(number, {"episode_return": value, "running_reward": smoothed})
 
 
 def _check(agent: DPG, replay: Replay, updates: int, report_every: int) -> None:
