@@ -166,7 +166,7 @@ def test_progress_rises_to_the_whole(vehicle: Vehicle, route: Route) -> None:
 def test_a_drive_that_is_given_up_is_named(
     vehicle: Vehicle, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tspace_core.evaluation.drives.LIMIT_FACTOR", -0.3)
+    monkeypatch.setattr(Route, "time_limit_s", 0.5 * route.duration_s)
     result = compare(vehicle, {"policy": ZeroPolicy()}, ["tracker"], [0], route)
     assert not result.drives["finished"].any()
     assert result.summary.subject.verdict is Verdict.INCOMPLETE

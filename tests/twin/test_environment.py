@@ -8,6 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from tspace_core.config import Vehicle, load_vehicle
 from tspace_core.errors import TwinError
 from tspace_core.records.policy import Policy
+from tspace_core.twin.cycles import load_route
 from tspace_core.twin.decisions import DecisionLoop
 from tspace_core.twin.environment import TorqueMapEnv
 from tspace_core.twin.exploration import SmoothExploration
@@ -39,11 +40,30 @@ def test_a_seed_gives_one_episode_and_the_route_ends_it() -> None:
             assert env.observation_space.contains(observation)
             rewards += value
             used += info["energy_wh"]
+        assert info["arrived"]
         assert used == pytest.approx(info["total_energy_wh"] - first)
         assert rewards == pytest.approx(-used, rel=1e-4)
         totals.append((rewards, info["total_distance_m"], info["elapsed_s"]))
     assert totals[0] == totals[1]
     assert totals[0][1] > 10_000
+
+
+def test_a_truck_that_cannot_drive_is_given_up(truck: Vehicle) -> None:
+    strong = truck.model_copy(
+        update={"torque_map": truck.torque_map.model_copy(update={"budget_nm": 10_000.0})}
+    )
+    env = TorqueMapEnv(strong, "tracker", "us06")
+    env.reset(seed=1)
+    nothing = -np.ones(68, dtype=np.float32)  # as much less as there is: no torque at any pedal
+    limit_s = load_route("us06").time_limit_s
+    for _ in range(round(limit_s / 3.0) + 1):
+        _, _, terminated, truncated, info = env.step(nothing)
+        if truncated:
+            break
+    assert truncated
+    assert not terminated
+    assert not info["arrived"]
+    assert info["elapsed_s"] == pytest.approx(limit_s, abs=3.0)
 
 
 def test_rewards_of_other_kinds() -> None:

@@ -24,8 +24,6 @@ from tspace_core.twin.trace import Trace
 
 Candidate = Policy | TorqueMap
 Progress = Callable[[float], None]
-LIMIT_FACTOR = 3.0
-"""A drive that takes longer than this times the route's scheduled time is given up as not finished."""
 
 TRACE_SCHEMA = {
     "candidate": pl.String,
@@ -126,8 +124,8 @@ def drive_all(
 
 
 def _driving(fleet: Fleet, flashing: "_Flashing | None") -> Iterator[Trace]:
-    """Drive until all have arrived or the time is up, and yield what was sampled."""
-    limit_s = LIMIT_FACTOR * fleet.route.duration_s + 60.0
+    """Drive until all have arrived or the route's time limit is up, and yield what was sampled."""
+    limit_s = fleet.route.time_limit_s
     window_s = fleet.vehicle.sampling.window_s
     if flashing is None:
         elapsed = 0.0

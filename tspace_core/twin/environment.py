@@ -97,8 +97,9 @@ class TorqueMapEnv(gymnasium.Env[Floats, Floats]):  # type: ignore[misc]
 
         Returns:
             Observation, reward, terminated (always False: a drive has no end in itself), truncated (the end
-            of the route), and info with ``energy_wh``, ``distance_m`` of the step, ``elapsed_s``,
-            ``total_energy_wh``, ``total_distance_m`` of the drive, and ``first_row`` of the flash.
+            of the route, or of the time that a drive on it may take), and info with ``energy_wh``,
+            ``distance_m`` of the step, ``elapsed_s``, ``total_energy_wh``, ``total_distance_m``, ``arrived``
+            of the drive, and ``first_row`` of the flash.
         """
         loop, before = self._loop, self._window
         if loop is None or before is None:
@@ -135,7 +136,8 @@ class TorqueMapEnv(gymnasium.Env[Floats, Floats]):  # type: ignore[misc]
         flash = done.flashes[0]
         if flash is not None:
             info["first_row"] = flash.first_row
-        return self._observation(), float(value), False, bool(fleet.done[0]), info
+        truncated = info["arrived"] or info["elapsed_s"] >= fleet.route.time_limit_s
+        return self._observation(), float(value), False, truncated, info
 
     def _observation(self) -> Floats:
         assert self._loop is not None
@@ -152,6 +154,7 @@ class TorqueMapEnv(gymnasium.Env[Floats, Floats]):  # type: ignore[misc]
             "elapsed_s": float(fleet.elapsed_s[0]),
             "total_energy_wh": float(fleet.energy_wh[0]),
             "total_distance_m": float(fleet.distance_m[0]),
+            "arrived": bool(fleet.done[0]),
         }
 
 

@@ -182,13 +182,13 @@ class Fleet:
         """Drive until every vehicle has reached the end.
 
         Args:
-            limit_s: give up after this simulated time; default three times the route's scheduled time.
+            limit_s: give up after this simulated time; default the route's ``time_limit_s``.
             chunk_s: simulated time between two looks at ``done``.
 
         Raises:
             TwinError: a vehicle has not arrived within the limit.
         """
-        limit = 3.0 * self.route.duration_s + 60.0 if limit_s is None else limit_s
+        limit = self.route.time_limit_s if limit_s is None else limit_s
         blocks = []
         elapsed = 0.0
         while not np.all(self.done):

@@ -132,7 +132,7 @@ def _drive(fleet: Fleet, policy: PolicyCall | None) -> tuple[Trace, list[Applied
     window = loop.first_window()
     blocks = [window]
     flashes: list[AppliedFlash] = []
-    limit_s = 3.0 * fleet.route.duration_s + 60.0
+    limit_s = fleet.route.time_limit_s
     while not np.all(fleet.done):
         if fleet.elapsed_s[0] > limit_s:
             message = (

@@ -41,6 +41,11 @@ class Route:
         return float(self.time_s[-1])
 
     @property
+    def time_limit_s(self) -> float:
+        """A drive that takes longer is given up, s: 3 times the scheduled time and one minute."""
+        return 3.0 * self.duration_s + 60.0
+
+    @property
     def distance_at(self) -> Array:
         """Distance covered at each instant, m, shape (n,)."""
         steps = 0.5 * (self.speed_mps[1:] + self.speed_mps[:-1]) * np.diff(self.time_s)
