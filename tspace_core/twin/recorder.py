@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tspace_core.config.torque_map import TorqueMap
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import TwinError
 from tspace_core.records.flash_journal import Flash, write_journal
@@ -67,7 +66,6 @@ def record_drive(
     policy: PolicyCall | None = None,
     *,
     start: datetime = DEFAULT_START,
-    torque_map: TorqueMap | None = None,
 ) -> DriveSummary:
     """Drive a route once and write what the bus carried to a BLF file.
 
@@ -80,9 +78,8 @@ def record_drive(
         seed: of the driver's foot, the bus's jitter and the generated route.
         path: the log, ``*.blf``; overwritten. The journal goes to ``<path>.flashes.jsonl``.
         policy: decides every two windows on the window before, states (1, state_dim) -> actions (1, 68);
-            None: the map stays as it is and there is no journal.
+            None: the default map stays live and there is no journal.
         start: instant of the log's first stamp, kept to the millisecond.
-        torque_map: map at the start of the drive; None: the default map.
 
     Raises:
         TwinError: the path is no ``*.blf``, the start has no time zone, the vehicle has no twin, or its DBC
@@ -97,8 +94,7 @@ def record_drive(
     start = start.astimezone(UTC).replace(microsecond=start.microsecond // 1000 * 1000)
     rate_hz = 1.0 / twin_parameters(vehicle).step_s
     route = load_route(cycle, seed if cycle == "truck_route" else 0) if isinstance(cycle, str) else cycle
-    maps = None if torque_map is None else [torque_map]
-    fleet = Fleet(vehicle, route, [driver], [seed], maps, rate_hz=rate_hz)
+    fleet = Fleet(vehicle, route, [driver], [seed], rate_hz=rate_hz)
     maker = FrameMaker(vehicle, seed)
     trace, flashes = _drive(fleet, policy)
     frames = maker.frames(trace, 0, rate_hz)
