@@ -111,9 +111,10 @@ def test_a_failed_run_is_marked(replay: Replay, tmp_path: Path, uri: str) -> Non
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
 
 
-def test_metrics_go_out_in_batches_and_none_is_lost(uri: str) -> None:
+def test_metrics_go_out_in_batches_and_none_is_lost(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
+    monkeypatch.setattr("tspace_core.agents.tracking.LONGEST_WAIT_S", float("inf"))
     tracker = Tracker(uri, experiment="many")
     run = tracker.start({}, {})
     client = mlflow.MlflowClient(tracking_uri=uri)
@@ -124,6 +125,21 @@ def test_metrics_go_out_in_batches_and_none_is_lost(uri: str) -> None:
     tracker.finish()
     history = client.get_metric_history(run, "a")
     assert sorted((point.step, point.value) for point in history) == [(k, k / 7) for k in range(1300)]
+
+
+def test_a_run_can_be_watched_while_it_goes_on(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setattr("tspace_core.agents.tracking.LONGEST_WAIT_S", float("inf"))
+    tracker = Tracker(uri, experiment="watched")
+    run = tracker.start({}, {})
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    tracker.metrics(1, {"a": 1.0})
+    assert client.get_metric_history(run, "a") == []
+    monkeypatch.setattr("tspace_core.agents.tracking.LONGEST_WAIT_S", 0.0)
+    tracker.metrics(2, {"a": 2.0})
+    assert [point.step for point in client.get_metric_history(run, "a")] == [1, 2]
+    tracker.finish()
 
 
 def test_a_tracker_does_one_run_at_a_time(uri: str) -> None:

@@ -21,6 +21,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 BATCH = 500
 """Metrics sent in one call; MLflow takes at most 1000."""
+LONGEST_WAIT_S = 5.0
+"""Metrics wait no longer than this for more, so that a run can be watched and a killed one is kept."""
 _VALUE_LIMIT = 6000
 """Characters of a parameter's value that MLflow stores."""
 
@@ -93,6 +95,7 @@ class Tracker:
         self._run_name = run_name
         self._run: str | None = None
         self._waiting: list[tuple[str, float, int, int]] = []
+        self._sent = time.monotonic()
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._mlflow = _import_mlflow()
@@ -128,10 +131,10 @@ class Tracker:
         return self._run
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics after update ``step``; sent in batches, the rest when the run ends."""
+        """Metrics after update ``step``; sent in batches or after seconds, the rest at the end."""
         now = time.time_ns() // 1_000_000
         self._waiting.extend((name, float(value), now, step) for name, value in values.items())
-        if len(self._waiting) >= BATCH:
+        if len(self._waiting) >= BATCH or time.monotonic() - self._sent >= LONGEST_WAIT_S:
             self._flush()
 
     def figure(self, figure: "Figure", name: str) -> None:
@@ -151,6 +154,7 @@ class Tracker:
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(run, metrics=metrics[first : first + BATCH], synchronous=True)
         self._waiting.clear()
+        self._sent = time.monotonic()
 
     def _running(self) -> str:
         if self._run is None:
