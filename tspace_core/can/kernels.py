@@ -6,16 +6,20 @@ to a word first. Whole numbers of up to 31 bits are turned to doubles from 32 bi
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from tspace_core.compiled import compiled
+
+Word = int | np.uint64
 Words = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def scale_narrow(words: Any, shift: int, mask: int, sign: int, scale: float, offset: float, out: Any) -> None:
+@compiled
+def scale_narrow(
+    words: Any, shift: int, mask: Word, sign: Word, scale: float, offset: float, out: Any
+) -> None:
     """``out = raw * scale + offset`` for raw values of up to 31 bits; ``sign`` is their sign bit or 0."""
     right, low, flip = np.uint64(shift), np.uint64(mask), np.uint64(sign)
     for i in range(words.size):
@@ -23,16 +27,18 @@ def scale_narrow(words: Any, shift: int, mask: int, sign: int, scale: float, off
         out[i] = np.float64(np.int32(np.int64(raw) - np.int64(flip))) * scale + offset
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def scale_unsigned(words: Any, shift: int, mask: int, scale: float, offset: float, out: Any) -> None:
+@compiled
+def scale_unsigned(words: Any, shift: int, mask: Word, scale: float, offset: float, out: Any) -> None:
     """``out = raw * scale + offset`` for unsigned raw values of up to 64 bits."""
     right, low = np.uint64(shift), np.uint64(mask)
     for i in range(words.size):
         out[i] = np.float64((words[i] >> right) & low) * scale + offset
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def scale_signed(words: Any, shift: int, mask: int, sign: int, scale: float, offset: float, out: Any) -> None:
+@compiled
+def scale_signed(
+    words: Any, shift: int, mask: Word, sign: Word, scale: float, offset: float, out: Any
+) -> None:
     """``out = raw * scale + offset`` for signed raw values of up to 64 bits."""
     right, low, flip = np.uint64(shift), np.uint64(mask), np.uint64(sign)
     for i in range(words.size):
@@ -40,7 +46,7 @@ def scale_signed(words: Any, shift: int, mask: int, sign: int, scale: float, off
         out[i] = np.float64(np.int64(raw - flip)) * scale + offset
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def gather_little(payload: Any, start: int, length: int, out: Any) -> None:
     """The ``length`` <= 64 bits from little endian bit ``start`` on, at the low end of each word."""
     first, shift = start // 8, start % 8
@@ -55,7 +61,7 @@ def gather_little(payload: Any, start: int, length: int, out: Any) -> None:
         out[i] = word
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def gather_big(payload: Any, first_bit: int, length: int, out: Any) -> None:
     """The ``length`` <= 64 bits from big endian bit ``first_bit`` on, at the low end of each word."""
     end = first_bit + length
@@ -71,7 +77,7 @@ def gather_big(payload: Any, first_bit: int, length: int, out: Any) -> None:
         out[i] = word
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def group_rows(ids: Any, flags: Any, refused: int, standard: Any, extended: Any, rows: Any) -> Any:
     """Sort the rows of a batch by wanted message, keeping their order, in two passes.
 
@@ -115,7 +121,7 @@ def group_rows(ids: Any, flags: Any, refused: int, standard: Any, extended: Any,
     return starts
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def order_by_id(ids: Any, order: Any) -> None:
     """Write the stable order of uint32[n] ids to int64[n] ``order``: three passes of a radix sort."""
     spare = np.empty_like(order)
@@ -137,7 +143,7 @@ def order_by_id(ids: Any, order: Any) -> None:
         source, target = target, source
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def newest(times: Any, rows: Any, position: Any, age: Any) -> None:
     """For each row the last sample at or before it, in one walk over both.
 
@@ -155,7 +161,7 @@ def newest(times: Any, rows: Any, position: Any, age: Any) -> None:
         age[i] = (rows[i] - times[following - 1]) / 1e9 if following else np.nan
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def carry(times: Any, values: Any, position: Any, rows: Any, max_age_ns: int, out: Any) -> None:
     """``out`` = value of the sample at ``position`` of each row; NaN without one, or where it is too old."""
     for i in range(rows.size):

@@ -4,16 +4,16 @@ A frame whose stamp lies up to a tolerance before the newest one seen is late, n
 to its place in time. A larger step back is a clock that was set; nothing is moved across it.
 """
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from tspace_core.can.frames import FrameBatch
+from tspace_core.compiled import compiled
 
 NS_PER_S = 1_000_000_000
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _runs(
     time: npt.NDArray[np.int64], tolerance: int, run: npt.NDArray[np.int64]
 ) -> tuple[int, int]:  # pragma: no cover - compiled

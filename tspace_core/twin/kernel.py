@@ -1,8 +1,5 @@
 """The compiled core: truck, driver and VCU of many vehicles, stepped together.
 
-All compiled functions are in this one file on purpose: numba keeps compiled code on disk and renews it when
-the file of the outermost function changes, but not when a function called from another file does.
-
 One step of length h with motor torque T, speed v, and the traction, air, grade, rolling and brake forces held
 constant::
 
@@ -17,16 +14,13 @@ VCU holds it (hill hold), and braking torque fades out towards standstill.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from tspace_core.compiled import compiled
 from tspace_core.twin.arrays import GRAVITY, Array, Plant, Road, Style
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 STOP_SPEED = 0.15
 """Below this speed in m/s a driver at a stop holds the truck with the brake."""
@@ -35,12 +29,7 @@ BRAKE_DEAD_BAND = 0.01
 """Less brake than this share of full travel is not worth moving the foot for."""
 
 
-def jit(function: Function) -> Function:
-    """Compile with numba and keep the result on disk; strict arithmetic, so that a seed gives one result."""
-    return cast("Function", numba.njit(cache=True, fastmath=False)(function))
-
-
-@jit
+@compiled
 def uniform_lookup(table: Array, position: float) -> float:
     """Linear interpolation in a table on the grid 0, 1, 2, ..., clamped at its ends."""
     last = len(table) - 1
@@ -53,7 +42,7 @@ def uniform_lookup(table: Array, position: float) -> float:
     return float(table[index] * (1.0 - share) + table[index + 1] * share)
 
 
-@jit
+@compiled
 def axis_position(axis: Array, value: float) -> tuple[int, float]:
     """Index of the cell of ``axis`` that holds ``value`` and the share within it, clamped at the ends."""
     last = len(axis) - 2
@@ -67,7 +56,7 @@ def axis_position(axis: Array, value: float) -> tuple[int, float]:
     return index, (value - axis[index]) / (axis[index + 1] - axis[index])
 
 
-@jit
+@compiled
 def map_torque(table: Array, pedal_axis: Array, speed_axis: Array, pedal: float, speed_kmh: float) -> float:
     """Torque of a map by bilinear interpolation; the same figures as ``TorqueMap.torque``."""
     column, column_share = axis_position(pedal_axis, pedal)
@@ -77,7 +66,7 @@ def map_torque(table: Array, pedal_axis: Array, speed_axis: Array, pedal: float,
     return float(low * (1.0 - row_share) + high * row_share)
 
 
-@jit
+@compiled
 def motor_loss(plant: Plant, torque: float, speed: float) -> float:
     """Loss of motor and inverter in W at a torque (Nm) and speed (rad/s), from the map of driving losses.
 
@@ -100,7 +89,7 @@ def motor_loss(plant: Plant, torque: float, speed: float) -> float:
     return float(loss)
 
 
-@jit
+@compiled
 def normal(state: Any) -> float:
     """A standard normal number from the vehicle's own generator (splitmix64 and Box-Muller)."""
     uniform = np.empty(2)
@@ -114,7 +103,7 @@ def normal(state: Any) -> float:
     return math.sqrt(-2.0 * math.log(uniform[0])) * math.cos(2.0 * math.pi * uniform[1])
 
 
-@jit
+@compiled
 def traction(plant: Plant, torque: float) -> float:
     """Force at the wheels for a motor torque, N."""
     if torque >= 0.0:
@@ -122,7 +111,7 @@ def traction(plant: Plant, torque: float) -> float:
     return torque * plant.shaft_per_metre / plant.driveline_efficiency
 
 
-@jit
+@compiled
 def limited_torque(plant: Plant, torque: float, speed: float, soc: float) -> float:
     """Motor torque held within torque, power, speed and battery limits (Nm, m/s, 0 to 1)."""
     shaft = max(speed * plant.shaft_per_metre, 1e-6)
@@ -134,7 +123,7 @@ def limited_torque(plant: Plant, torque: float, speed: float, soc: float) -> flo
     return max(torque, -min(plant.regen_torque_max, power / shaft))
 
 
-@jit
+@compiled
 def wanted_torque(plant: Plant, torque: float, speed: float, soc: float) -> float:
     """What the VCU asks of the motor for a torque: braking fades out towards standstill, then the limits."""
     if torque < 0.0:
@@ -143,7 +132,7 @@ def wanted_torque(plant: Plant, torque: float, speed: float, soc: float) -> floa
     return limited_torque(plant, torque, speed, soc)
 
 
-@jit
+@compiled
 def truck_step(plant: Plant, state: Any, ledger: Any, live: Array, sine: float) -> None:
     """One step of VCU, motor, truck and battery with the pedals as they are in ``state``."""
     h = plant.step
@@ -213,7 +202,7 @@ def truck_step(plant: Plant, state: Any, ledger: Any, live: Array, sine: float) 
     state.step += 1
 
 
-@jit
+@compiled
 def reference(plant: Plant, road: Road, state: Any, preview: float) -> tuple[float, float, bool]:
     """Reference speed here and now, the acceleration that the road ahead asks for, and whether to stand."""
     v = state.speed
@@ -252,13 +241,13 @@ def reference(plant: Plant, road: Road, state: Any, preview: float) -> tuple[flo
     return math.sqrt(max(here2, 0.36)), (ahead2 - base2) / (2.0 * look), False
 
 
-@jit
+@compiled
 def move(value: float, target: float, most: float) -> float:
     """``value`` moved towards ``target`` by at most ``most``."""
     return value + min(max(target - value, -most), most)
 
 
-@jit
+@compiled
 def driver_step(
     plant: Plant, road: Road, style: Style, i: int, state: Any, live: Array, default: Array, row: Array
 ) -> None:
@@ -330,7 +319,7 @@ def driver_step(
         state.pedal = min(max(state.pedal_travel + state.tremor, 0.0), 1.0)
 
 
-@jit
+@compiled
 def drive(
     plant: Plant,
     road: Road,

@@ -14,7 +14,6 @@ from tspace_core.can.readers.scan import (
     SPACE,
     TAB,
     Buffer,
-    compiled,
     finish_payload,
     hex_byte,
     line_end,
@@ -24,6 +23,7 @@ from tspace_core.can.readers.scan import (
     skip_blanks,
 )
 from tspace_core.can.readers.text import ForeignLineError, TextReader, hex_payload, nanoseconds, refuse_cut
+from tspace_core.compiled import compiled
 
 HEX = 16
 MAX_ID_DIGITS = 9

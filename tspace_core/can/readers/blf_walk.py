@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from tspace_core.can.frames import CLASSIC_BYTES, FD_BYTES, ID_MASK, UNKNOWN_BUS, FrameFlag
 from tspace_core.can.readers.builder import Columns
-from tspace_core.can.readers.scan import Buffer, byte_at, compiled, finish_payload
+from tspace_core.can.readers.scan import Buffer, byte_at, finish_payload
+from tspace_core.compiled import compiled
 
 MORE, FULL, WIDE, LOST, SIZE, VERSION, SHORT, STAMP, LENGTH = range(9)
 """Why the walk stopped: needs more bytes, a new batch, wide payloads; or the object is damaged."""

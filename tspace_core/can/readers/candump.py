@@ -17,7 +17,6 @@ from tspace_core.can.readers.scan import (
     SLOW,
     SPACE,
     Buffer,
-    compiled,
     finish_payload,
     hex_byte,
     line_end,
@@ -26,6 +25,7 @@ from tspace_core.can.readers.scan import (
     skip_blanks,
 )
 from tspace_core.can.readers.text import ForeignLineError, TextReader, hex_payload, nanoseconds, refuse_cut
+from tspace_core.compiled import compiled
 
 ERROR_BIT = 0x20000000
 BRS_BIT, ESI_BIT = 1, 2

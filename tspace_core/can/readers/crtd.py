@@ -15,7 +15,6 @@ from tspace_core.can.readers.scan import (
     TAB,
     ZERO,
     Buffer,
-    compiled,
     finish_payload,
     hex_byte,
     line_end,
@@ -24,6 +23,7 @@ from tspace_core.can.readers.scan import (
     skip_blanks,
 )
 from tspace_core.can.readers.text import ForeignLineError, TextReader, hex_payload, nanoseconds, refuse_cut
+from tspace_core.compiled import compiled
 
 EXTENDED = int(FrameFlag.EXTENDED)
 TX = int(FrameFlag.TX)

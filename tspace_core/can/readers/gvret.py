@@ -12,7 +12,6 @@ from tspace_core.can.readers.scan import (
     MAX_ID_DIGITS,
     SLOW,
     Buffer,
-    compiled,
     finish_payload,
     hex_byte,
     line_end,
@@ -20,6 +19,7 @@ from tspace_core.can.readers.scan import (
     number,
 )
 from tspace_core.can.readers.text import ForeignLineError, TextReader, hex_payload, nanoseconds
+from tspace_core.compiled import compiled
 
 NS_PER_US = 1000
 MICROSECONDS = 3

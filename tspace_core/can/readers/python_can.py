@@ -1,14 +1,14 @@
-"""Formats that python-can reads for us: PEAK trc, python-can's own csv and its SQLite database."""
+"""Formats that python-can reads for us: PEAK trc, python-can's own csv and its SQLite database.
+
+It is imported when a log needs it: with asammdf installed that takes 2 s, which other formats need not pay.
+"""
 
 import re
 import sqlite3
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, TextIO, cast
-
-import can
-from can.io.trc import TRCReader
+from typing import TYPE_CHECKING, ClassVar, TextIO, cast
 
 from tspace_core.can.frames import CLASSIC_BYTES, FrameBatch, FrameFlag
 from tspace_core.can.readers.base import LogReader
@@ -17,6 +17,10 @@ from tspace_core.can.readers.scan import DONE, FULL, SLOW, Buffer
 from tspace_core.can.readers.source import Source
 from tspace_core.can.readers.text import ForeignLineError, TextReader
 from tspace_core.errors import LogFormatError, LogReadError
+
+if TYPE_CHECKING:
+    import can
+    from can.io.trc import TRCReader
 
 EXTENDED, REMOTE, ERROR = int(FrameFlag.EXTENDED), int(FrameFlag.REMOTE), int(FrameFlag.ERROR)
 FD, BRS, ESI, TX = int(FrameFlag.FD), int(FrameFlag.BRS), int(FrameFlag.ESI), int(FrameFlag.TX)
@@ -33,7 +37,7 @@ _TRC_ERRORS = {"Error", "ER"}
 _TRC_EVENTS = {"Warng", "ST", "EC", "EV", "FFFFFFFF"}
 
 
-def append_message(message: can.Message, builder: FrameBuilder, first_channel: int = 0) -> None:
+def append_message(message: "can.Message", builder: FrameBuilder, first_channel: int = 0) -> None:
     """Adds python-can's `message`.
 
     Args:
@@ -44,8 +48,10 @@ def append_message(message: can.Message, builder: FrameBuilder, first_channel: i
     Raises:
         ValueError: its payload is not as long as it says.
     """
+    from can.util import dlc2len
+
     payload = b"" if message.is_remote_frame else bytes(message.data)
-    stated = can.util.dlc2len(message.dlc) if message.is_fd else message.dlc
+    stated = dlc2len(message.dlc) if message.is_fd else message.dlc
     if not message.is_remote_frame and len(payload) != stated:
         error = f"{len(payload)} bytes of payload, {stated} announced"
         raise ForeignLineError(error)
@@ -98,7 +104,7 @@ class _LineReader(TextReader):
     first_channel: ClassVar[int] = 0
 
     @abstractmethod
-    def _messages(self, lines: list[str]) -> tuple[_Feed, Iterator[can.Message]]:
+    def _messages(self, lines: list[str]) -> "tuple[_Feed, Iterator[can.Message]]":
         """python-can's reader over the log's header and these lines."""
 
     def _fast(self, buffer: Buffer, at: int, builder: FrameBuilder) -> tuple[int, int, int, int]:
@@ -132,9 +138,11 @@ class CsvReader(_LineReader):
         """The header line is python-can's."""
         return head.startswith(CSV_HEADER.encode())
 
-    def _messages(self, lines: list[str]) -> tuple[_Feed, Iterator[can.Message]]:
+    def _messages(self, lines: list[str]) -> "tuple[_Feed, Iterator[can.Message]]":
+        from can.io.csv import CSVReader
+
         feed = _Feed(CSV_HEADER, lines)
-        return feed, iter(can.CSVReader(cast("TextIO", feed)))
+        return feed, iter(CSVReader(cast("TextIO", feed)))
 
     def _slow(self, line: str, builder: FrameBuilder, *, cut: bool) -> None:
         if line == CSV_HEADER:
@@ -161,11 +169,13 @@ class TrcReader(_LineReader):
     def _begin(self) -> None:
         self._header = ""
 
-    def _messages(self, lines: list[str]) -> tuple[_Feed, Iterator[can.Message]]:
+    def _messages(self, lines: list[str]) -> "tuple[_Feed, Iterator[can.Message]]":
+        from can.io.trc import TRCReader
+
         feed = _Feed(self._header, lines)
         return feed, self._with_start(TRCReader(cast("TextIO", feed)))
 
-    def _with_start(self, reader: TRCReader) -> Iterator[can.Message]:
+    def _with_start(self, reader: "TRCReader") -> Iterator["can.Message"]:
         for message in reader:
             if self.report.start is None:
                 self.report.start = reader.start_time
@@ -209,6 +219,8 @@ class DbReader(LogReader):
         return head.startswith(SQLITE_SIGNATURE)
 
     def _read(self, max_frames: int) -> Iterator[FrameBatch]:
+        from can.io.sqlite import SqliteReader
+
         with Source(self.path) as source:
             if source.compressed:
                 message = (
@@ -219,7 +231,7 @@ class DbReader(LogReader):
         self._check_size(head)
         builder = FrameBuilder(max_frames)
         number = 0
-        reader = can.SqliteReader(self.path)
+        reader = SqliteReader(self.path)
         try:
             for found in reader:
                 number += 1

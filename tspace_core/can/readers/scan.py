@@ -4,15 +4,12 @@ Each step takes a position and returns where it ended, or -1 where the text is n
 feed at the end of the buffer is no digit and no blank, so no step runs over it.
 """
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from tspace_core.compiled import compiled
+
 Buffer = npt.NDArray[np.uint8]
-_F = TypeVar("_F", bound=Callable[..., object])
 
 DONE, FULL, SLOW = 0, 1, 2
 """Why a line parser stopped: at the end of the buffer, of the batch, or at a line that it does not know."""
@@ -33,15 +30,6 @@ for _value, _letters in enumerate(
         _digits[ord(_letter)] = _value
 DIGIT = _digits
 """Value of a hexadecimal digit, -1 for any other byte."""
-
-
-def compiled(function: _F) -> _F:
-    """Compiled by numba without Python objects, kept on disk, with the function's own type.
-
-    What is kept is made anew when the function's own file changes, not when one that it calls does: after a
-    change in this file remove the readers' `__pycache__/*.nb?`.
-    """
-    return cast("_F", numba.njit(cache=True, nogil=True)(function))
 
 
 @compiled

@@ -14,7 +14,6 @@ from tspace_core.can.readers.scan import (
     TAB,
     ZERO,
     Buffer,
-    compiled,
     finish_payload,
     hex_byte,
     line_end,
@@ -23,6 +22,7 @@ from tspace_core.can.readers.scan import (
     skip_blanks,
 )
 from tspace_core.can.readers.text import ForeignLineError, TextReader, hex_payload, nanoseconds
+from tspace_core.compiled import compiled
 
 NS_PER_MS = 1_000_000
 MILLISECONDS = 6
