@@ -53,6 +53,7 @@ bench: setup  ## ours and the peers in the same run
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/ddpg.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/twin.py
 
 lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv .lock-venv

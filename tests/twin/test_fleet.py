@@ -1,6 +1,5 @@
 """Fleets: determinism, independence, equal distance, drivers that differ, speed."""
 
-import time
 
 import numpy as np
 import pytest
@@ -137,15 +136,3 @@ def test_wrong_set_ups_are_refused(truck: Vehicle, mule: Vehicle) -> None:
         Fleet(truck.model_copy(update={"twin": None}), "udds", ["tracker"], [1])
     with pytest.raises(TwinError, match="have not reached the end"):
         Fleet(truck, "udds", ["tracker"], [1]).run(limit_s=60.0)
-
-
-def test_a_quarter_of_an_hour_in_a_fifth_of_a_second_a_vehicle(truck: Vehicle) -> None:
-    Fleet(truck, "udds", ["tracker"], [1]).advance(1.0)
-    for count in (1, 16):
-        best = np.inf
-        for _ in range(3):
-            fleet = Fleet(truck, "udds", ["tracker"] * count, range(count))
-            began = time.process_time()
-            fleet.advance(900.0)
-            best = min(best, time.process_time() - began)
-        assert best / count < 0.2, f"{count} vehicles: {best / count:.3f} s each"
