@@ -4,6 +4,7 @@ Exit codes: 0 all done, 1 some of the work failed (the rest is done), 2 it could
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +15,14 @@ from tspace_core import __version__
 from tspace_core.errors import TspaceError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from tspace_core.config import Vehicle
     from tspace_core.storage.ingest import IngestResult
     from tspace_core.storage.lake import Lake
+
+ROWS_SHOWN = 100
+"""Rows of an answer that are printed for people."""
 
 app = typer.Typer(
     name="tspace",
@@ -175,12 +181,23 @@ def _losses(result: "IngestResult") -> list[str]:
 
 @app.command()
 def vehicles() -> None:
-    """List the vehicles that have a file in conf/vehicles."""
+    """List the vehicles that have a file in conf/vehicles.
+
+    A wrong file costs only itself; it is named with what is wrong and the exit code is 1.
+    """
     from tspace_core.config import load_vehicle, vehicle_ids
 
+    failed = False
     for name in vehicle_ids():
-        config = load_vehicle(name)
-        typer.echo(f"{name:<16}{config.type:<12}{config.description}")
+        try:
+            config = load_vehicle(name)
+        except TspaceError as error:
+            failed = True
+            typer.echo(f"error: {error}", err=True)
+        else:
+            typer.echo(f"{name:<16}{config.type:<12}{config.description}")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -202,8 +219,33 @@ def catalogue(
     if as_json:
         typer.echo(answer.write_ndjson(), nl=False)
         return
-    with pl.Config(tbl_rows=100, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_dataframe_shape=True):
-        typer.echo(str(answer))
+    with pl.Config(
+        tbl_rows=ROWS_SHOWN,
+        tbl_cols=-1,
+        tbl_width_chars=-1,
+        fmt_str_lengths=80,
+        tbl_hide_dataframe_shape=True,
+    ):
+        table = str(answer)
+    width = shutil.get_terminal_size().columns
+    if answer.is_empty() or max(map(len, table.splitlines())) <= width:
+        typer.echo(table)
+    else:
+        _print_rows(answer)
+    if answer.height > ROWS_SHOWN:
+        typer.echo(
+            f"{answer.height} rows, {ROWS_SHOWN} shown; add LIMIT and OFFSET, or --json for all", err=True
+        )
+
+
+def _print_rows(answer: "pl.DataFrame") -> None:
+    """A column a line, for rows that are wider than the terminal."""
+    label = max(map(len, answer.columns))
+    for number, row in enumerate(answer.head(ROWS_SHOWN).iter_rows(named=True), start=1):
+        typer.echo(f"row {number}")
+        for name, value in row.items():
+            text = "-" if value is None else str(value)
+            typer.echo(f"  {name:<{label}}  {text}")
 
 
 @twin.command("record")

@@ -233,3 +233,20 @@ def test_two_at_once_agree(shared_data: Path, tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0]
     assert answers[0] == answers[1]
     assert len(Lake(tmp_path).episodes()) == 1
+
+
+def test_a_wrong_vehicle_file_is_named_and_the_others_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(settings().conf_dir, conf)
+    wrong = conf / "vehicles" / "ioniq28.yaml"
+    wrong.write_text(wrong.read_text().replace("site:", "sight:"))
+    monkeypatch.setenv("TSPACE_CONF_DIR", str(conf))
+    done = subprocess.run(
+        [sys.executable, "-m", "tspace_core.cli", "vehicles"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ioniq28.yaml" in done.stderr
+    assert "sight: no such field" in done.stderr
+    assert "twin_truck" in done.stdout

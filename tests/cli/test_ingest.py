@@ -1,6 +1,7 @@
 """``tspace ingest`` as a user calls it, on published logs, against the figures of an independent loop."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -209,6 +210,12 @@ def test_the_twins_log_goes_the_whole_way(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in asked.stdout.splitlines()]
     assert [row["driver"] for row in rows] == ["habitual", "habitual"]
     assert all(row["records"] > 150 for row in rows)
+    wide = invoke("catalogue", "SELECT * FROM episodes LIMIT 1", "--data-dir", lake).stdout
+    assert re.search(r"^  driver +habitual$", wide, re.MULTILINE), (
+        "a row wider than the terminal is one line a column"
+    )
+    narrow = invoke("catalogue", "SELECT driver FROM episodes LIMIT 1", "--data-dir", lake).stdout
+    assert "│ habitual │" in narrow
 
 
 def test_vehicles_and_version() -> None:
