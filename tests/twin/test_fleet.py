@@ -1,6 +1,5 @@
 """Fleets: determinism, independence, equal distance, drivers that differ, speed."""
 
-
 import numpy as np
 import pytest
 
