@@ -19,7 +19,7 @@ from tspace_pipelines.resources import LakeResource
 )
 def episodes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
     """Runs of records (time, state, action, reward, next state) cut from the signals of a log."""
-    from tspace_core.storage.ingest import store_episodes
+    from tspace_core.storage.episodes_stage import store_episodes
     from tspace_pipelines.episode_figures import rewards_and_speeds
     from tspace_pipelines.strip_chart import Strip, strip_chart
 

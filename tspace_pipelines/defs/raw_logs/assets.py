@@ -68,7 +68,7 @@ def raw_can_logs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 )
 def can_frames(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
     """CAN frames of a log, parsed once; a trip table has none and is only counted."""
-    from tspace_core.storage.ingest import store_frames
+    from tspace_core.storage.frames_stage import store_frames
 
     found = lake.open()
     with clear_failure():
@@ -96,7 +96,7 @@ def can_frames(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 def can_signals(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
     """Signals of a log, decoded and on the vehicle's grid, with energy and distance."""
     from tspace_core.storage import signals_table
-    from tspace_core.storage.ingest import store_signals
+    from tspace_core.storage.signals_stage import store_signals
     from tspace_pipelines.strip_chart import Strip, strip_chart
 
     found = lake.open()
