@@ -131,12 +131,17 @@ def _failed(log: Path, text: str) -> dict[str, Any]:
     return {"path": str(log), "error": text}
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _print_result(result: "IngestResult") -> None:
     frames, signals, episodes = result.frames, result.signals, result.episodes
     typer.echo(f"{result.raw.key}  ({frames.format})")
     span = "" if frames.t_first is None else f", {frames.t_first:.3f} s to {frames.t_last:.3f} s"
     what = "rows" if frames.path is None else "frames"
-    typer.echo(f"  {frames.frames} {what}{span}, {frames.segments} segments, time from {frames.time_source}")
+    segments = _count(frames.segments, "segment")
+    typer.echo(f"  {frames.frames} {what}{span}, {segments}, time from {frames.time_source}")
     typer.echo(f"  {'signal':<16}{'count':>9}{'min':>12}{'max':>12}{'mean':>12}{'stale rows':>12}")
     for name, found in signals.signals.items():
         numbers = "".join(
@@ -145,9 +150,8 @@ def _print_result(result: "IngestResult") -> None:
         )
         typer.echo(f"  {name:<16}{found.count:>9}{numbers}{signals.stale_rows[name]:>12}")
     typer.echo(f"  energy {signals.energy_wh:.3f} Wh, distance {signals.distance_m:.0f} m")
-    typer.echo(
-        f"  {episodes.episodes} episodes, {episodes.records} records, actions: {episodes.action_source}"
-    )
+    cut = f"{_count(episodes.episodes, 'episode')}, {_count(episodes.records, 'record')}"
+    typer.echo(f"  {cut}, actions: {episodes.action_source}")
     for line in _losses(result):
         typer.echo(f"  {line}")
     for name, what in signals.substitutes.items():

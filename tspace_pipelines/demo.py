@@ -95,7 +95,7 @@ def _interruptible() -> Iterator[None]:
 def _run(progress: Progress) -> int:
     vehicle = load_vehicle(VEHICLE)
     progress.say(f"tspace demo: {vehicle.description}; data in {settings().data_dir}")
-    progress.say("about 3 minutes; Ctrl-C stops, and the next run goes on from there")
+    progress.say("a few minutes; Ctrl-C stops, and the next run goes on from there")
     progress.begin("loading the simulator")
     from tspace_core.storage.lake import Lake
 
@@ -165,7 +165,7 @@ def _explain(progress: Progress) -> None:
   the report          {report}
   assets and runs     make ui, then http://localhost:3000/assets
   training runs       .venv/bin/mlflow ui --backend-store-uri {found.tracking_uri}
-  questions in SQL    {found.catalogue} (DuckDB)
+  questions in SQL    .venv/bin/tspace catalogue "FROM episodes"
   your own logs       put them into {found.inbox_dir}/<vehicle id>/ while `make ui` runs,
                       or: .venv/bin/tspace ingest PATH --vehicle ID
 """

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
-SILENCE_S = 8.0
+SILENCE_S = 5.0
 """After this time without a line, one says that the work goes on."""
 
 
@@ -61,4 +61,4 @@ class Progress:
     def _watch(self) -> None:
         while not self._stop.wait(self._silence_s / 8):
             if time.monotonic() - self._last > self._silence_s:
-                self.say(f"    still at: {self._step}")
+                self.say(f"    still at: {self._step.strip()}")
