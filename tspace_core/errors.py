@@ -14,6 +14,18 @@
     ├── StorageError           the lake, the catalogue or a replay buffer is missing or damaged
     ├── AgentError             an agent is asked for something its mode or shape does not allow
     │   └── CheckpointError    a checkpoint is missing, incomplete or of another agent
+    ├── GuardError             the guard, its token or its audit log cannot vouch for a flash
+    │   ├── TokenError         a campaign token is missing, forged, spent, expired or of another vehicle
+    │   └── AuditError         the audit log cannot be written, or its chain is broken
+    ├── LinkError              a bus, socket or peer is missing or does not answer as it must
+    │   ├── BusError           a CAN interface or channel cannot be opened or used
+    │   ├── ChannelError       the bridge's channel is refused, gone or spoken wrongly
+    │   └── XcpError           an XCP command failed
+    │       ├── XcpTimeoutError    it was not answered in time
+    │       ├── XcpCommandError    the VCU answered with an error code
+    │       └── XcpProtocolError   the VCU answered with something else than the standard says
+    ├── VehicleError           a vehicle interface is asked for what its state does not allow
+    ├── OnlineError            an online run cannot begin, or had to end; names the first cause
     └── TwinError              the simulated world is set up in a way it cannot run
 
 Every message says what is wrong, the value seen, the limit or the expected form, the place, and what to do
@@ -72,3 +84,61 @@ class CheckpointError(AgentError):
 
 class TwinError(TspaceError):
     """The simulated world is set up in a way it cannot run."""
+
+
+class GuardError(TspaceError):
+    """The guard, its token or its audit log cannot vouch for a flash."""
+
+
+class TokenError(GuardError):
+    """A campaign token is missing, forged, spent, expired or of another vehicle."""
+
+
+class AuditError(GuardError):
+    """The audit log cannot be written, or its chain is broken."""
+
+
+class LinkError(TspaceError):
+    """A bus, socket or peer is missing or does not answer as it must."""
+
+
+class BusError(LinkError):
+    """A CAN interface or channel cannot be opened or used."""
+
+
+class ChannelError(LinkError):
+    """The bridge's channel is refused, gone or spoken wrongly."""
+
+
+class XcpError(LinkError):
+    """An XCP command failed."""
+
+
+class XcpTimeoutError(XcpError):
+    """An XCP command was not answered in time."""
+
+
+class XcpCommandError(XcpError):
+    """The VCU answered an XCP command with an error code.
+
+    Attributes:
+        command: name of the command.
+        code: the error code of ASAM MCD-1 XCP, 0 to 255.
+    """
+
+    def __init__(self, message: str, command: str, code: int) -> None:
+        super().__init__(message)
+        self.command = command
+        self.code = code
+
+
+class XcpProtocolError(XcpError):
+    """The VCU answered an XCP command with something else than the standard says."""
+
+
+class VehicleError(TspaceError):
+    """A vehicle interface is asked for what its state does not allow."""
+
+
+class OnlineError(TspaceError):
+    """An online run cannot begin, or had to end; the message names the first cause."""

@@ -2,6 +2,7 @@
 
 from tspace_core.config.guard import GuardLimits
 from tspace_core.config.hyperparameters import DDPGHyperparameters, NoiseParameters
+from tspace_core.config.link import BusConfig, Parameter, PortConfig, XcpConfig
 from tspace_core.config.loading import (
     driver_ids,
     load_driver,
@@ -12,6 +13,7 @@ from tspace_core.config.loading import (
     vehicle_ids,
 )
 from tspace_core.config.map_formula import MapFormula, formula_map
+from tspace_core.config.online import OnlineConfig, WatchdogLimits
 from tspace_core.config.places import Driver, DrivingStyle, Site
 from tspace_core.config.settings import Settings, settings
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
@@ -29,6 +31,7 @@ from tspace_core.config.vehicle import (
 
 __all__ = [
     "FLASHED_ROWS",
+    "BusConfig",
     "DDPGHyperparameters",
     "Driver",
     "DrivingStyle",
@@ -37,6 +40,9 @@ __all__ = [
     "LogConfig",
     "MapFormula",
     "NoiseParameters",
+    "OnlineConfig",
+    "Parameter",
+    "PortConfig",
     "RewardConfig",
     "RoadLoad",
     "Sampling",
@@ -47,6 +53,8 @@ __all__ = [
     "TorqueMapConfig",
     "TwinParameters",
     "Vehicle",
+    "WatchdogLimits",
+    "XcpConfig",
     "driver_ids",
     "formula_map",
     "load_driver",

@@ -41,6 +41,21 @@ class GuardLimits(ConfigModel):
     flash_time_limit_s: float = Field(
         default=2.0, gt=0, description="a flash that takes longer is UNKNOWN, s"
     )
+    campaign_required: bool = Field(
+        default=True, description="arm only with a signed campaign token; False for simulated vehicles"
+    )
+    campaign_key: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="Ed25519 public key of who signs campaigns, hex"
+    )
+    override_brake_percent: float = Field(
+        default=100.0, gt=0, description="brake beyond it is the driver's override, % of full travel"
+    )
+    counter_errors: int = Field(
+        default=5, ge=1, description="counter errors in a window that make it invalid"
+    )
+    speed_difference_mps: float = Field(
+        default=2.0, gt=0, description="largest difference of two speed sources, m/s"
+    )
     heartbeat_hz: float = Field(default=10.0, gt=0, description="heartbeat of the agent to the guard, 1/s")
     no_flash_after_s: float = Field(
         default=0.5, gt=0, description="heartbeat lost this long: no new flash, s"

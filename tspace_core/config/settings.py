@@ -36,6 +36,18 @@ class HmiSettings(BaseModel):
     udp_port: int = Field(default=8002, ge=1, le=65535)
 
 
+class BridgeSettings(BaseModel):
+    """Where the bridge, the one process that writes to the bus, answers agents and operators."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="address of its channel; loopback unless you mean it")
+    port: int = Field(default=8003, ge=1, le=65535)
+    key: SecretStr | None = Field(
+        default=None, description="shared secret, from the environment only; None: a file in data_dir/online"
+    )
+
+
 class Settings(BaseSettings):
     """Settings of one installation."""
 
@@ -54,7 +66,11 @@ class Settings(BaseSettings):
     dbc_path: tuple[Path, ...] = Field(
         default=(Path("conf/dbc"),), description="folders searched for DBC files"
     )
+    a2l_path: tuple[Path, ...] = Field(
+        default=(Path("conf/a2l"),), description="folders searched for A2L files"
+    )
     hmi: HmiSettings = HmiSettings()
+    bridge: BridgeSettings = BridgeSettings()
     mlflow_uri: str | None = Field(default=None, description="tracking server; default: SQLite in data_dir")
     mongodb_uri: SecretStr | None = Field(
         default=None, description="document store, from the environment only"
@@ -75,6 +91,11 @@ class Settings(BaseSettings):
         """Arguments before environment before conf/settings.yaml."""
         file = project_dir() / "conf" / "settings.yaml"
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
+
+    @property
+    def online_dir(self) -> Path:
+        """State of online runs: requests, keys, audit logs, last live maps."""
+        return self.data_dir / "online"
 
     @property
     def catalogue(self) -> Path:
@@ -113,6 +134,7 @@ def settings() -> Settings:
             "out_dir": root / found.out_dir,
             "inbox_dir": root / found.inbox_dir,
             "dbc_path": tuple(root / folder for folder in found.dbc_path),
+            "a2l_path": tuple(root / folder for folder in found.a2l_path),
         }
     )
 
@@ -123,10 +145,22 @@ def find_dbc(name: str) -> Path:
     Raises:
         ConfigError: names the file and the folders looked in.
     """
-    folders = settings().dbc_path
+    return _find("DBC", name, settings().dbc_path, "dbc_path")
+
+
+def find_a2l(name: str) -> Path:
+    """The A2L file of that name along ``settings().a2l_path``.
+
+    Raises:
+        ConfigError: names the file and the folders looked in.
+    """
+    return _find("A2L", name, settings().a2l_path, "a2l_path")
+
+
+def _find(kind: str, name: str, folders: tuple[Path, ...], setting: str) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
     looked = ", ".join(str(folder) for folder in folders)
-    message = f"DBC file {name!r} not found in {looked}; put it there or add its folder to dbc_path"
+    message = f"{kind} file {name!r} not found in {looked}; put it there or add its folder to {setting}"
     raise ConfigError(message)

@@ -9,7 +9,9 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tspace_core.config.base import ConfigModel
 from tspace_core.config.guard import GuardLimits
+from tspace_core.config.link import BusConfig, PortConfig, XcpConfig
 from tspace_core.config.map_formula import MapFormula
+from tspace_core.config.online import OnlineConfig
 from tspace_core.config.settings import find_dbc
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.config.twin import TwinParameters
@@ -181,6 +183,12 @@ class Vehicle(ConfigModel):
     road: RoadLoad
     reward: RewardConfig = RewardConfig()
     guard: GuardLimits = GuardLimits()
+    bus: BusConfig | None = Field(default=None, description="its CAN bus, where it is driven online")
+    xcp: XcpConfig | None = Field(
+        default=None, description="its VCU's XCP slave, where maps are flashed by CAN"
+    )
+    ports: PortConfig = PortConfig()
+    online: OnlineConfig = OnlineConfig()
     twin: TwinParameters | None = Field(
         default=None, description="parameters of its simulated twin, if it has one"
     )

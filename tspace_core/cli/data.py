@@ -1,17 +1,13 @@
-"""The command line ``tspace``: one verb a task.
-
-Exit codes: 0 all done, 1 some of the work failed (the rest is done), 2 it could not be begun.
-"""
+"""Commands on data at rest: ingest, vehicles, catalogue."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tspace_core import __version__
+from tspace_core.cli.options import DataDir, VehicleId, open_lake
 from tspace_core.errors import TspaceError
 
 if TYPE_CHECKING:
@@ -24,35 +20,7 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 100
 """Rows of an answer that are printed for people."""
 
-app = typer.Typer(
-    name="tspace",
-    help="From raw CAN data of battery-electric trucks to trained pedal-map agents.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-twin = typer.Typer(help="The simulated world.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(twin, name="twin")
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Root of the lake; default: the settings'.")]
-VehicleId = Annotated[str, typer.Option("--vehicle", help="Vehicle id, see `tspace vehicles`.")]
-
-
-def _show_version(value: bool) -> None:  # noqa: FBT001
-    if value:
-        typer.echo(f"tspace {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    *,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
+app = typer.Typer()
 
 
 @app.command()
@@ -86,7 +54,7 @@ def ingest(
     if len(logs) == len(missing):
         message = f"no files in {', '.join(map(str, paths))}"
         raise TspaceError(message)
-    lake = _lake(data_dir)
+    lake = open_lake(data_dir)
     sweep(lake.root)
     rows = []
     for number, log in enumerate(logs, start=1):
@@ -216,7 +184,7 @@ def catalogue(
 
     from tspace_core.storage.catalogue import Catalogue
 
-    lake = _lake(data_dir)
+    lake = open_lake(data_dir)
     store = Catalogue(lake.root / "catalogue.duckdb", lake)
     store.refresh()
     answer = store.query(sql)
@@ -250,48 +218,3 @@ def _print_rows(answer: "pl.DataFrame") -> None:
         for name, value in row.items():
             text = "-" if value is None else str(value)
             typer.echo(f"  {name:<{label}}  {text}")
-
-
-@twin.command("record")
-def record(
-    vehicle: VehicleId,
-    out: Annotated[Path, typer.Option(help="Folder for the logs.")],
-    driver: Annotated[str, typer.Option(help="Simulated driver.")] = "tracker",
-    cycle: Annotated[str, typer.Option(help="Drive cycle.")] = "udds",
-    seed: Annotated[int, typer.Option(help="Seed of the first drive.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Drives; each has the next seed.")] = 1,
-) -> None:
-    """Let the twin drive and record CAN logs (BLF) with their flash journals."""
-    from tspace_core.config import load_vehicle
-    from tspace_core.twin.recorder import record_drive
-
-    config = load_vehicle(vehicle)
-    out.mkdir(parents=True, exist_ok=True)
-    for number in range(seed, seed + count):
-        path = out / f"{vehicle}_{cycle}_{driver}_{number:04d}.blf"
-        summary = record_drive(config, driver, cycle, number, path)
-        typer.echo(
-            f"{path}: {summary.vehicle_id}, {summary.driver_id}, {summary.cycle}, seed {summary.seed}: "
-            f"{summary.frames} frames, {summary.duration_s:.0f} s, {summary.distance_m / 1000:.2f} km, "
-            f"{summary.energy_wh:.0f} Wh, {summary.flashes} flashes"
-        )
-
-
-def _lake(data_dir: Path | None) -> "Lake":
-    from tspace_core.config import settings
-    from tspace_core.storage.lake import Lake
-
-    return Lake(data_dir if data_dir is not None else settings().data_dir)
-
-
-def main() -> None:
-    """Run the command line; an error that tspace raises on purpose is one line and exit code 2."""
-    try:
-        app()
-    except TspaceError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,39 @@
+"""The online run: what ends it, how it learns."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tspace_core.config.base import ConfigModel
+
+
+class WatchdogLimits(ConfigModel):
+    """How many failures within which time end a run; the field's figures."""
+
+    capture_failures: int = Field(default=30, ge=1, description="refused datagrams or windows")
+    flash_failures: int = Field(default=30, ge=1, description="flashes that were not applied")
+    within_s: float = Field(default=600.0, gt=0, description="failures older than this are forgotten, s")
+
+
+class OnlineConfig(ConfigModel):
+    """One vehicle's online runs."""
+
+    countdown_s: float = Field(
+        default=3.0,
+        ge=0,
+        description="capture goes on this long after end_valid, so that the last reward is whole, s",
+    )
+    watchdog: WatchdogLimits = WatchdogLimits()
+    learning: Literal["continuous", "episode_end"] = Field(
+        default="continuous", description="learn while driving, or updates_per_episode at each episode's end"
+    )
+    weights: Literal["step", "episode"] = Field(
+        default="episode", description="border at which the driving agent takes new weights over"
+    )
+    live_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of a batch from live records, once there are any"
+    )
+    live_capacity: int = Field(default=100_000, ge=1, description="live records kept for learning")
+    silence_s: float = Field(
+        default=2.0, gt=0, description="no datagram this long while capturing is a failure, s"
+    )

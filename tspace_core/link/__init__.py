@@ -1,0 +1,1 @@
+"""Transports: CAN bus, XCP, UDP datagrams, the bridge's channel; one a file."""

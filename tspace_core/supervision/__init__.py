@@ -1,0 +1,1 @@
+"""Named tasks and the bounded queues between them: started, watched and stopped in one place."""

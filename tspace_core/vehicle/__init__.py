@@ -1,0 +1,1 @@
+"""A vehicle as the online run sees it: observations, flashes, HMI; the episode's states."""
