@@ -131,6 +131,23 @@ def _torn(line: str, default: TorqueMap) -> list[Flash]:
     return [Flash(int(head[1]), int(head[2]), nothing, "UNKNOWN")]
 
 
+def as_action(
+    live: NDArray[np.float32], default: NDArray[np.float32], budget_nm: float | np.float32
+) -> tuple[NDArray[np.float32], bool]:
+    """Return the action that made 4 rows of the default map what is live, and whether it had to be clipped.
+
+    Args:
+        live, default: (4, 17) float32, Nm.
+        budget_nm: torque of an action of 1.
+
+    Returns:
+        (live - default) / budget clipped to [-1, 1], shape (68,) float32, and whether a cell lay beyond.
+    """
+    change = (live - default) / np.float32(budget_nm)
+    action = np.asarray(np.clip(change, -1.0, 1.0), np.float32).reshape(ACTION_DIM)
+    return action, bool((np.abs(change) > _CLIPPED).any())
+
+
 class LiveMap:
     """The map that is live, flash by flash, beginning with the default.
 
@@ -158,16 +175,15 @@ class LiveMap:
 
     def action(self, first_row: int) -> NDArray[np.float32]:
         """Return 4 rows as (live - default) / budget, clipped to [-1, 1], shape (68,)."""
-        return np.asarray(np.clip(self._change(first_row), -1.0, 1.0), np.float32).reshape(ACTION_DIM)
+        return self._change(first_row)[0]
 
     def exceeds_budget(self, first_row: int) -> bool:
         """Return whether ``action`` clips: a flash of the 4 rows went beyond the budget."""
-        return bool((np.abs(self._change(first_row)) > _CLIPPED).any())
+        return self._change(first_row)[1]
 
-    def _change(self, first_row: int) -> NDArray[np.float32]:
+    def _change(self, first_row: int) -> tuple[NDArray[np.float32], bool]:
         rows = slice(first_row, first_row + ACTION_ROWS)
-        change: NDArray[np.float32] = (self._live[rows] - self._default[rows]) / self._budget
-        return change
+        return as_action(self._live[rows], self._default[rows], self._budget)
 
     @property
     def is_default(self) -> bool:

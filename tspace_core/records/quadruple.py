@@ -60,25 +60,12 @@ def make_steps(table: GridTable, start: int, count: int, vehicle: Vehicle) -> St
     velocity = table.values["velocity"].astype(np.float64)
     used = starts[:-1, None] + np.arange(window, 3 * window)
     energy, distance = table.energy_wh[used].sum(axis=1), table.distance_m[used].sum(axis=1)
-    road = vehicle.road
-    resistance = road_load_w(
-        velocity[used],
-        mass_kg=road.mass_kg,
-        rolling_resistance=road.rolling_resistance,
-        drag_area_m2=road.drag_area_m2,
-        air_density_kg_m3=road.air_density_kg_m3,
-    )
-    rewards = reward(
-        vehicle.reward.kind,
+    rewards = step_rewards(
+        vehicle,
         energy_wh=energy,
         distance_m=distance,
-        v_start_kmh=velocity[starts[:-1] + window - 1],
-        v_end_kmh=velocity[starts[1:] + window - 1],
-        duration_s=2 * vehicle.sampling.window_s,
-        road_load_w=resistance.mean(axis=1),
-        mass_kg=road.mass_kg * road.rotating_mass_factor,
-        gamma=vehicle.reward.gamma,
-        minimum_distance_m=vehicle.reward.minimum_distance_m,
+        v_decision_kmh=velocity[starts[:-1] + window - 1],
+        v_used_kmh=velocity[used],
     )
     return Steps(
         starts=starts,
@@ -87,4 +74,37 @@ def make_steps(table: GridTable, start: int, count: int, vehicle: Vehicle) -> St
         energy_wh=energy,
         distance_m=distance,
         rewards=rewards,
+    )
+
+
+def step_rewards(
+    vehicle: Vehicle, *, energy_wh: Float, distance_m: Float, v_decision_kmh: Float, v_used_kmh: Float
+) -> NDArray[np.float32]:
+    """Return the rewards of n steps by the vehicle's reward kind; online records are rewarded by it, too.
+
+    Args:
+        vehicle: its road load, mass and reward kind.
+        energy_wh, distance_m: (n,) in the two windows after the decision.
+        v_decision_kmh: (n,) velocity at the decision, the last sample of the step's state window.
+        v_used_kmh: (n, 2 W) velocity in the two windows after it; the last is that of the next decision.
+    """
+    road = vehicle.road
+    resistance = road_load_w(
+        v_used_kmh,
+        mass_kg=road.mass_kg,
+        rolling_resistance=road.rolling_resistance,
+        drag_area_m2=road.drag_area_m2,
+        air_density_kg_m3=road.air_density_kg_m3,
+    )
+    return reward(
+        vehicle.reward.kind,
+        energy_wh=energy_wh,
+        distance_m=distance_m,
+        v_start_kmh=v_decision_kmh,
+        v_end_kmh=v_used_kmh[:, -1],
+        duration_s=2 * vehicle.sampling.window_s,
+        road_load_w=resistance.mean(axis=1),
+        mass_kg=road.mass_kg * road.rotating_mass_factor,
+        gamma=vehicle.reward.gamma,
+        minimum_distance_m=vehicle.reward.minimum_distance_m,
     )
