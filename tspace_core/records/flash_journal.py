@@ -137,7 +137,8 @@ def as_action(
     """Return the action that made 4 rows of the default map what is live, and whether it had to be clipped.
 
     Args:
-        live, default: (4, 17) float32, Nm.
+        live: (4, 17) float32, Nm.
+        default: the same rows of the default map.
         budget_nm: torque of an action of 1.
 
     Returns:

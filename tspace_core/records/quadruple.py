@@ -84,7 +84,8 @@ def step_rewards(
 
     Args:
         vehicle: its road load, mass and reward kind.
-        energy_wh, distance_m: (n,) in the two windows after the decision.
+        energy_wh: (n,) in the two windows after the decision.
+        distance_m: (n,) in the same.
         v_decision_kmh: (n,) velocity at the decision, the last sample of the step's state window.
         v_used_kmh: (n, 2 W) velocity in the two windows after it; the last is that of the next decision.
     """
