@@ -15,6 +15,7 @@ def fingerprint(**inputs: Any) -> str:
 
 
 def vehicle_config(vehicle: Vehicle) -> dict[str, Any]:
-    """Return what of a vehicle's file can change its signals and episodes: all but prose, guard and twin."""
-    config: dict[str, Any] = vehicle.model_dump(mode="json", exclude={"description", "guard", "twin", "vin"})
+    """Return what of a vehicle's file can change its signals and episodes, offline."""
+    other = {"description", "vin", "guard", "twin", "bus", "xcp", "ports", "online"}
+    config: dict[str, Any] = vehicle.model_dump(mode="json", exclude=other)
     return config
