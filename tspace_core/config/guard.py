@@ -16,13 +16,27 @@ class GuardLimits(ConfigModel):
         default=0.8, ge=0, le=1, description="lower bound of positive cells, x reference"
     )
     positive_factor_max: float = Field(
-        default=1.0, ge=0, le=1, description="upper bound of positive cells, x reference"
+        default=1.0,
+        ge=0,
+        le=1.5,
+        description="upper bound of positive cells, x reference; the reference row's power limits as well",
     )
     pedal_zero_drop_nm: float = Field(
         default=50.0, ge=0, description="lowest torque at pedal 0 below the reference, Nm"
     )
     lift_off_deceleration_mps2: float = Field(
         default=1.3, gt=0, description="strongest deceleration at pedal 0, m/s2"
+    )
+    shaft_rad_per_m: float | None = Field(
+        default=None,
+        gt=0,
+        description="gear ratio / wheel radius of the map's shaft, rad/m; None: the map formula's",
+    )
+    driveline_efficiency: float = Field(
+        default=0.9,
+        gt=0.5,
+        le=1,
+        description="least efficiency from wheels to shaft; braking torque acts on the wheels divided by it",
     )
     no_regen_below_kmh: float = Field(
         default=7.0, ge=0, description="no negative torque at pedal 0 below it, km/h"
@@ -38,6 +52,9 @@ class GuardLimits(ConfigModel):
         default=50.0, gt=0, description="largest change at the driver's present point, Nm"
     )
     flash_interval_s: float = Field(default=1.0, gt=0, description="shortest time between two flashes, s")
+    proposal_age_s: float = Field(
+        default=1.0, gt=0, description="an older proposal is stale and not flashed, s"
+    )
     flash_time_limit_s: float = Field(
         default=2.0, gt=0, description="a flash that takes longer is UNKNOWN, s"
     )
@@ -49,6 +66,16 @@ class GuardLimits(ConfigModel):
     )
     override_brake_percent: float = Field(
         default=100.0, gt=0, description="brake beyond it is the driver's override, % of full travel"
+    )
+    both_pedals_percent: float = Field(
+        default=5.0,
+        ge=0,
+        description="accelerator and brake both beyond it are implausible, % of full travel",
+    )
+    standstill_kmh: float = Field(
+        default=1.0,
+        gt=0,
+        description="slower than this is standstill, where a saved map may be resumed, km/h",
     )
     counter_errors: int = Field(
         default=5, ge=1, description="counter errors in a window that make it invalid"
