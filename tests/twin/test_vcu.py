@@ -27,28 +27,73 @@ def test_same_torque_as_the_map(pedal: float, speed: float, vehicle_id: str) -> 
 
 def test_pages(truck: Vehicle) -> None:
     vcu = Vcu(truck)
+    assert vcu.page == vcu.reference_page == 0
+    first, second = vcu.working_pages
     rows = truck.default_map().table[2:6] - 100.0
-    vcu.write_rows(2, rows)
-    np.testing.assert_array_equal(vcu.working.table[2:6], rows)
-    np.testing.assert_array_equal(vcu.working.table[6:], vcu.reference.table[6:])
+    vcu.write_rows(first, 2, rows)
+    np.testing.assert_array_equal(vcu.table(first)[2:6], rows)
+    np.testing.assert_array_equal(vcu.table(first)[6:], vcu.reference.table[6:])
+    np.testing.assert_array_equal(vcu.table(second), vcu.reference.table)
+    assert vcu.active.sha256() == truck.default_map().sha256() == vcu.sha256(0)
+    vcu.select(first)
     assert vcu.torque(0.5, 20.0) == pytest.approx(float(truck.default_map().torque(0.5, 20.0)) - 100.0)
-    vcu.select_reference()
-    assert vcu.active.sha256() == truck.default_map().sha256()
-    vcu.select_working()
-    assert vcu.active.sha256() != truck.default_map().sha256()
-    vcu.copy_reference()
+    assert vcu.active.sha256() == vcu.sha256(first) != vcu.sha256(0)
+    vcu.copy(0, first)
     assert vcu.active.sha256() == truck.default_map().sha256()
 
 
-def test_the_active_page_drives_the_vehicle(truck: Vehicle) -> None:
+def test_the_page_in_effect_drives_the_vehicle(truck: Vehicle) -> None:
     fleet = Fleet(truck, "udds", ["tracker", "tracker"], [1, 1])
     vcu = Vcu(truck, fleet, 1)
-    vcu.write_rows(0, np.minimum(truck.default_map().table, 0.0))
+    vcu.select(1)
+    vcu.write_rows(1, 0, np.minimum(truck.default_map().table, 0.0))
     moved = fleet.advance(60.0)
     assert moved.velocity[0].max() > 20.0
     assert moved.velocity[1].max() == 0.0
-    vcu.select_reference()
+    vcu.select(0)
     assert fleet.advance(20.0).velocity[1].max() > 5.0
+
+
+def test_writing_the_page_in_effect_acts_cell_by_cell(truck: Vehicle) -> None:
+    vcu = Vcu(truck)
+    vcu.select(1)
+    cell = 3 * 17 + 8
+    vcu.write(1, 4 * cell, np.float32(77.0).tobytes())
+    assert vcu.active.table[3, 8] == 77.0
+    changed = vcu.active.table != vcu.reference.table
+    assert changed.sum() == 1
+    vcu.write(1, 4 * cell, np.float32(np.nan).tobytes())
+    assert vcu.active == vcu.reference
+    assert np.isnan(vcu.table(1)[3, 8])
+
+
+def test_the_reference_page_is_never_written(truck: Vehicle) -> None:
+    vcu = Vcu(truck)
+    before = vcu.read(0, 0, vcu.size)
+    with pytest.raises(TwinError, match="reference page and cannot be written"):
+        vcu.write(0, 0, bytes(4))
+    with pytest.raises(TwinError, match="reference page and cannot be written"):
+        vcu.copy(1, 0)
+    assert vcu.read(0, 0, vcu.size) == before
+
+
+@pytest.mark.parametrize(("offset", "count"), [(-1, 1), (0, 953), (952, 1), (951, 2), (0, -1)])
+def test_bytes_outside_a_page_are_refused(truck: Vehicle, offset: int, count: int) -> None:
+    vcu = Vcu(truck)
+    assert vcu.size == 952
+    with pytest.raises(TwinError, match="not inside a page"):
+        vcu.read(1, offset, count)
+    if count >= 0:
+        with pytest.raises(TwinError, match="not inside a page"):
+            vcu.write(1, offset, bytes(count))
+
+
+def test_unknown_pages_are_refused(truck: Vehicle) -> None:
+    vcu = Vcu(truck)
+    with pytest.raises(TwinError, match="no page 3"):
+        vcu.select(3)
+    with pytest.raises(TwinError, match="no page 3"):
+        vcu.table(3)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +101,14 @@ def test_the_active_page_drives_the_vehicle(truck: Vehicle) -> None:
 )
 def test_rows_outside_the_map_are_refused(truck: Vehicle, first_row: int, shape: tuple[int, ...]) -> None:
     with pytest.raises(TwinError, match="do not fit a map"):
-        Vcu(truck).write_rows(first_row, np.zeros(shape))
+        Vcu(truck).write_rows(1, first_row, np.zeros(shape))
 
 
 def test_values_that_are_not_finite_are_refused(truck: Vehicle) -> None:
     rows = np.zeros((4, 17))
     rows[1, 1] = np.nan
     with pytest.raises(TwinError, match="not finite"):
-        Vcu(truck).write_rows(0, rows)
+        Vcu(truck).write_rows(1, 0, rows)
 
 
 @pytest.mark.parametrize("vehicle_id", ["twin_truck", "twin_mule"])
