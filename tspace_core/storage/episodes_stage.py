@@ -80,19 +80,22 @@ def _write_all(lake: Lake, raw: RawLog, mark: str, episodes: Iterator[Episode]) 
         path = lake.episode(raw, mark, number)
         with atomic_write(path) as temporary:
             episodes_table.write(temporary, episode)
-        entries.append(
-            {
-                "file": path.name,
-                "records": len(episode),
-                "start_ns": int(episode.times[0]),
-                "end_ns": int(episode.times[-1]),
-                "reward_sum": float(episode.rewards.sum(dtype="f8")),
-                "reward_min": float(episode.rewards.min()),
-                "reward_max": float(episode.rewards.max()),
-                "meta": episode.meta.model_dump(mode="json"),
-            }
-        )
+        entries.append(episode_entry(path, episode))
     return entries
+
+
+def episode_entry(path: Path, episode: Episode) -> dict[str, Any]:
+    """Return what a manifest says of an episode file."""
+    return {
+        "file": path.name,
+        "records": len(episode),
+        "start_ns": int(episode.times[0]),
+        "end_ns": int(episode.times[-1]),
+        "reward_sum": float(episode.rewards.sum(dtype="f8")),
+        "reward_min": float(episode.rewards.min()),
+        "reward_max": float(episode.rewards.max()),
+        "meta": episode.meta.model_dump(mode="json"),
+    }
 
 
 def _summary(

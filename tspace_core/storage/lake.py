@@ -9,7 +9,11 @@
     signals/vehicle=<vehicle>/date=<date>/<log>.parquet    decoded, on the vehicle's grid
     episodes/vehicle=<vehicle>/date=<date>/<log>.<hash>.<number>.parquet
     episodes/vehicle=<vehicle>/date=<date>/<log>.episodes.json
+    episodes/vehicle=<vehicle>/date=<date>/<log>.training.json   of an online episode: what happened
+    episodes/vehicle=<vehicle>/date=<date>/<log>.live_map.csv    of an online episode: map at its end
     replay/<name>/<version>/   checkpoints/<agent>/<run>/<step>/   quarantine/<kind>/
+
+An online episode has a key like a log's, ``<vehicle>/<date>/online-<HHMMSS>-<number>``, and no raw log.
 
 An episode is visible only if its log's ``.episodes.json`` names it: that one file is replaced when all new
 episodes are written, so a reader sees all of the old ones or all of the new ones.
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 JOURNAL_SUFFIX = ".flashes.jsonl"
 ORIGIN_SUFFIX = ".origin.json"
+EPISODES_SUFFIX = ".episodes.json"
 _SAFE = re.compile(r"\w[\w.\-+ ()\[\],@#~&%]*")
 
 
@@ -84,15 +89,40 @@ class Lake:
         Raises:
             StorageError: if the key has another form or there is no such log.
         """
+        log = self.log_of(key)
+        if not log.path.is_file():
+            message = f"no raw log {key!r}: {log.path} does not exist; store it first (tspace ingest)"
+            raise StorageError(message)
+        return log
+
+    def log_of(self, key: str) -> RawLog:
+        """Return the log that a key ``vehicle/date/name`` names, whether or not there is a raw one.
+
+        Raises:
+            StorageError: if the key has another form.
+        """
         parts = key.split("/")
         if len(parts) != 3:
             message = f"log key {key!r} must have the form vehicle/YYYY-MM-DD/name"
             raise StorageError(message)
-        path = self.raw(*parts)
-        if not path.is_file():
-            message = f"no raw log {key!r}: {path} does not exist; store it first (tspace ingest)"
-            raise StorageError(message)
-        return RawLog(parts[0], parts[1], parts[2], path)
+        return RawLog(parts[0], parts[1], parts[2], self.raw(*parts))
+
+    def episode_log(self, key: str) -> RawLog:
+        """Return the log of a key that has a raw log or, as an online episode, only its episodes.
+
+        Raises:
+            StorageError: if the key has another form or there is neither.
+        """
+        log = self.log_of(key)
+        return log if self.episodes_manifest(log).is_file() else self.raw_log(key)
+
+    def episode_logs(self, vehicle_id: str | None = None) -> list[RawLog]:
+        """Return all logs that were cut into episodes and all online episodes, in order."""
+        logs = []
+        for manifest in self.episode_manifests(vehicle_id):
+            vehicle, day = (part.partition("=")[2] for part in manifest.parts[-3:-1])
+            logs.append(self.log_of(f"{vehicle}/{day}/{manifest.name.removesuffix(EPISODES_SUFFIX)}"))
+        return sorted(logs)
 
     def raw_logs(self, vehicle_id: str | None = None) -> list[RawLog]:
         """Return all raw logs, of one vehicle or of all, ordered by vehicle, date and name."""
@@ -119,12 +149,20 @@ class Lake:
 
     def episodes_manifest(self, log: RawLog) -> Path:
         """Return the file that says which episodes of a log are visible."""
-        return self._partition("episodes", log) / f"{log.name}.episodes.json"
+        return self._partition("episodes", log) / f"{log.name}{EPISODES_SUFFIX}"
+
+    def training_log(self, log: RawLog) -> Path:
+        """Return where it lies what happened in an online episode, record by record."""
+        return self._partition("episodes", log) / f"{log.name}.training.json"
+
+    def last_live_map(self, log: RawLog) -> Path:
+        """Return where the map lies that was live at the end of an online episode."""
+        return self._partition("episodes", log) / f"{log.name}.live_map.csv"
 
     def episode_manifests(self, vehicle_id: str | None = None) -> list[Path]:
         """Return the manifests of all logs that were cut into episodes, of one vehicle or of all."""
         vehicle = vehicle_id or "*"
-        return sorted((self.root / "episodes").glob(f"vehicle={vehicle}/date=*/*.episodes.json"))
+        return sorted((self.root / "episodes").glob(f"vehicle={vehicle}/date=*/*{EPISODES_SUFFIX}"))
 
     def episodes(self, log: RawLog | None = None, *, vehicle_id: str | None = None) -> list[Path]:
         """Return the visible episode files: of one log, of one vehicle, or all.

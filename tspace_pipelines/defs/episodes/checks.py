@@ -19,9 +19,9 @@ def episodes_schema(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
     good, records, bad = 0, 0, Bad()
     with clear_failure():
         if context.has_partition_key:
-            logs = [found.raw_log(context.partition_key)]
+            logs = [found.episode_log(context.partition_key)]
         else:
-            logs = [log for log in found.raw_logs() if found.episodes_manifest(log).is_file()]
+            logs = found.episode_logs()
         for log in logs:
             more, rows, failed = check_episodes(found, log, load_vehicle(log.vehicle_id))
             good, records, bad = good + more, records + rows, bad | failed
