@@ -5,8 +5,8 @@
     <folder>/<vehicle>/requests/pending/<id>.json    asked for, nothing has come of it yet
     <folder>/<vehicle>/requests/done/<id>.json       over; "outcome" says how
 
-The bridge writes, since it hears the HMI while no run is up, or a person does (``tspace request``); who starts
-runs reads. A request is written under a temporary name, synced and renamed: it is there whole or not at all.
+The bridge writes, since it hears the HMI while no run is up, or a person does (``tspace request``); who
+starts runs reads. A request is written under a temporary name, synced and renamed: it is there whole or not at all.
 """
 
 import json
