@@ -6,7 +6,8 @@
     <folder>/<vehicle>/requests/done/<id>.json       over; "outcome" says how
 
 The bridge writes, since it hears the HMI while no run is up, or a person does (``tspace request``); who
-starts runs reads. A request is written under a temporary name, synced and renamed: it is there whole or not at all.
+starts runs reads. A request is written under a temporary name, synced and renamed: it is there whole or not
+at all.
 """
 
 import json
