@@ -5,15 +5,16 @@
     <lake>/checkpoints/<agent>/<run>/00000500/
         manifest.json       agent, step, dimensions, hyperparameters, names of the components
         actor.safetensors   tensors by name
-        actor.json          their shapes, the file's sha256, plain values
+        actor.json          their shapes, the file's sha256, plain values and their sha256
         ...
 
 Nothing is pickled: a checkpoint from elsewhere can hold wrong numbers but no code.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,12 @@ class _ComponentManifest(BaseModel):
     sha256: str
     shapes: dict[str, tuple[int, ...]]
     values: dict[str, Any]
+    values_sha256: str | None = None
+    """None in checkpoints from before the values were hashed."""
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write_checkpoint(
@@ -86,6 +93,7 @@ def write_checkpoint(
                 sha256=sha256(path),
                 shapes={key: tuple(tensor.shape) for key, tensor in component.tensors.items()},
                 values=dict(component.values),
+                values_sha256=_hash(component.values),
             )
             (folder / f"{name}.json").write_text(json.dumps(part.model_dump(), indent=1) + "\n")
         whole = manifest.model_copy(
@@ -101,11 +109,15 @@ class Checkpoint:
         self.directory = directory
         self.manifest = _parse(CheckpointManifest, directory / MANIFEST)
 
-    def component(self, name: str) -> Component:
+    def component(self, name: str, keys: Collection[str] = ()) -> Component:
         """Read one component and compare it with its manifest.
 
+        Args:
+            name: of the component.
+            keys: Plain values that it must have.
+
         Raises:
-            CheckpointError: a file is missing, cut off or changed.
+            CheckpointError: a file is missing, cut off or changed, or a value is missing.
         """
         if name not in self.manifest.components:
             message = (
@@ -114,6 +126,7 @@ class Checkpoint:
             )
             raise CheckpointError(message)
         part = _parse(_ComponentManifest, self.directory / f"{name}.json")
+        self._check_values(part, keys)
         path = self.directory / f"{name}.safetensors"
         if not path.is_file():
             message = f"{path}: missing; load another checkpoint of {self.directory.parent}"
@@ -132,26 +145,37 @@ class Checkpoint:
             raise CheckpointError(message) from error
         return Component(tensors, part.values)
 
-    def copy_into(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """Copy a component's tensors into existing ones and return its plain values.
+    def _check_values(self, part: _ComponentManifest, keys: Collection[str]) -> None:
+        path = self.directory / f"{part.component}.json"
+        if part.values_sha256 not in (None, _hash(part.values)):
+            message = (
+                f"{path}: its values are not those it was written with: the file was changed; "
+                f"load another checkpoint of {self.directory.parent}"
+            )
+            raise CheckpointError(message)
+        missing = [key for key in keys if key not in part.values]
+        if missing:
+            message = (
+                f"{path}: lacks the value {missing[0]!r}; load another checkpoint of {self.directory.parent}"
+            )
+            raise CheckpointError(message)
+
+    def check_shapes(self, name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        """Compare names and shapes of a component's tensors with those they are to be copied into.
 
         Raises:
-            CheckpointError: also if names or shapes differ.
+            CheckpointError: they differ.
         """
-        component = self.component(name)
-        expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        found = {key: tuple(tensor.shape) for key, tensor in component.tensors.items()}
-        if expected != found:
-            odd = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        wanted = {key: tuple(tensor.shape) for key, tensor in expected.items()}
+        given = {key: tuple(tensor.shape) for key, tensor in found.items()}
+        if wanted != given:
+            odd = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
             message = (
-                f"{self.directory / name}.safetensors: {odd[0]} is {found.get(odd[0], 'missing')}, expected "
-                f"{expected.get(odd[0], 'no such tensor')} ({len(odd)} tensors differ); "
+                f"{self.directory / name}.safetensors: {odd[0]} is {given.get(odd[0], 'missing')}, expected "
+                f"{wanted.get(odd[0], 'no such tensor')} ({len(odd)} tensors differ); "
                 "the networks have other sizes: use the hyperparameters in the checkpoint's manifest.json"
             )
             raise CheckpointError(message)
-        for key, tensor in tensors.items():
-            tensor.copy_(component.tensors[key])
-        return component.values
 
 
 def _parse(model: type[M], path: Path) -> M:
@@ -217,8 +241,13 @@ class CheckpointStore:
             message = f"{path}: exists already; resume the run from its latest checkpoint or choose a new run"
             raise CheckpointError(message)
         agent.save(path, step=step, extra=extra)
+        self.trim()
+        return path
+
+    def trim(self) -> None:
+        """Remove what is older than the newest ``keep``."""
         for old in self.steps()[: -self.keep]:
             gone = self.root / f".{old:08d}.tmp"  # a half removed checkpoint must not look like one
+            shutil.rmtree(gone, ignore_errors=True)  # what a killed process left stands in the way
             self.path(old).rename(gone)
             shutil.rmtree(gone)
-        return path

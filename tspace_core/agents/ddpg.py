@@ -30,6 +30,13 @@ SCHEDULE = {
     "checkpoints_kept",
 }
 """Hyperparameters that say when to learn and save, not how: they may differ from a checkpoint's."""
+VALUES = {
+    "normaliser": ("fitted",),
+    "noise": ("state",),
+    "random": ("generator",),
+    "counters": ("updates",),
+}
+"""Plain values that components of a checkpoint must have."""
 SATURATED = 0.99
 """An output of tanh beyond this has a slope under 0.02."""
 
@@ -58,6 +65,7 @@ class DDPG(DPG):
     """
 
     name: ClassVar[str] = "ddpg"
+    policy_components: ClassVar[tuple[str, ...]] = ("actor", "target_actor", "normaliser")
 
     def __init__(
         self,
@@ -259,28 +267,48 @@ class DDPG(DPG):
             CheckpointError: damaged, of another agent, or with other dimensions or hyperparameters (those of
                 ``SCHEDULE`` aside).
         """
+        self._check_fits(
+            checkpoint, ("hyperparameters", _learning(self.hyper), _learning(_hyperparameters(checkpoint)))
+        )
+        if self.mode != "train":
+            self._take(checkpoint, self.policy_components)
+            return
+        values = self._take(checkpoint, tuple(self._components()))
+        self.noise.state = np.array(values["noise"]["state"])
+        self._generator.bit_generator.state = values["random"]["generator"]
+        self.updates = int(values["counters"]["updates"])
+
+    def take_policy(self, checkpoint: Checkpoint) -> None:
+        """Take over the policy only; noise, optimizers and counters go on as they are.
+
+        Raises:
+            CheckpointError: damaged, of another agent or with other dimensions; nothing is changed then.
+        """
+        self._check_fits(checkpoint)
+        self._take(checkpoint, self.policy_components)
+
+    def _check_fits(self, checkpoint: Checkpoint, *more: tuple[str, object, object]) -> None:
         self._check_name(checkpoint)
         found = checkpoint.manifest
         for field, ours, theirs in (
             ("state_dim", self.state_dim, found.state_dim),
             ("action_dim", self.action_dim, found.action_dim),
-            ("hyperparameters", _learning(self.hyper), _learning(_hyperparameters(checkpoint))),
+            *more,
         ):
             if ours != theirs:
                 message = f"{checkpoint.directory}: {field} is {theirs}, this agent has {ours}; use DDPG.load"
                 raise CheckpointError(message)
+
+    def _take(self, checkpoint: Checkpoint, names: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
         components = self._components()
-        names = components if self.mode == "train" else ("actor", "target_actor", "normaliser")
-        values = {
-            name: checkpoint.component(name).values for name in names
-        }  # all readable before any is used
+        found = {name: checkpoint.component(name, VALUES.get(name, ())) for name in names}
+        for name in names:  # all of them fit before any is used
+            checkpoint.check_shapes(name, found[name].tensors, components[name].tensors)
         for name in names:
-            checkpoint.copy_into(name, components[name].tensors)
-        self.normaliser.fitted = bool(values["normaliser"]["fitted"])
-        if self.mode == "train":
-            self.noise.state = np.array(values["noise"]["state"])
-            self._generator.bit_generator.state = values["random"]["generator"]
-            self.updates = int(values["counters"]["updates"])
+            for key, tensor in components[name].tensors.items():
+                tensor.copy_(found[name].tensors[key])
+        self.normaliser.fitted = bool(found["normaliser"].values["fitted"])
+        return {name: component.values for name, component in found.items()}
 
     @classmethod
     def _check_name(cls, checkpoint: Checkpoint) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from tspace_core.agents.checkpoint import Checkpoint, CheckpointManifest, Component, write_checkpoint
@@ -36,6 +37,8 @@ class DPG(ABC):
     """
 
     name: ClassVar[str]
+    policy_components: ClassVar[tuple[str, ...]]
+    """Components of a checkpoint that ``predict`` needs."""
 
     def __init__(
         self, hyper: DDPGHyperparameters, state_dim: int, action_dim: int, seed: int, mode: Mode
@@ -85,6 +88,10 @@ class DPG(ABC):
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state in a checkpoint of this agent."""
 
+    @abstractmethod
+    def take_policy(self, checkpoint: Checkpoint) -> None:
+        """Take over the policy only; noise, optimizers and counters go on as they are."""
+
     @classmethod
     @abstractmethod
     def load(cls, directory: Path, mode: Mode = "infer") -> Self:
@@ -105,6 +112,26 @@ class DPG(ABC):
         """
         self._require_training("save")
         write_checkpoint(directory, self._manifest(step), {**self._components(), **(extra or {})})
+
+    def save_policy(
+        self, directory: Path, *, step: int = 0, extra: Mapping[str, Component] | None = None
+    ) -> None:
+        """Write the policy alone into the new folder ``directory``, as a checkpoint for mode ``infer``.
+
+        Raises:
+            StorageError: ``directory`` exists already.
+        """
+        components = self._components()
+        chosen = {name: components[name] for name in self.policy_components}
+        write_checkpoint(directory, self._manifest(step), {**chosen, **(extra or {})})
+
+    def finite(self) -> bool:
+        """Whether every number of the agent's state is finite; one that is not has diverged."""
+        return all(
+            bool(torch.isfinite(tensor).all())
+            for component in self._components().values()
+            for tensor in component.tensors.values()
+        )
 
     def _require_training(self, what: str) -> None:
         if self.mode != "train":

@@ -110,7 +110,8 @@ class _RunState:
         )
 
     def take_over(self, checkpoint: Checkpoint) -> Self:
-        values: Any = checkpoint.component(self.NAME).values
+        keys = ("replay_sha256", "generator", "done", "run_id", "series", "interval")
+        values: Any = checkpoint.component(self.NAME, keys).values
         if values["replay_sha256"] != self.replay_sha256:
             message = (
                 f"{checkpoint.directory}: was trained on replay content {values['replay_sha256'][:12]}..., "

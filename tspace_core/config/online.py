@@ -33,6 +33,9 @@ class OnlineConfig(ConfigModel):
     live_share: float = Field(
         default=0.5, ge=0, le=1, description="share of a batch from live records, once there are any"
     )
+    updates_per_record: float = Field(
+        default=1.0, ge=0, le=100, description="updates for each live record, where learning is continuous"
+    )
     live_capacity: int = Field(default=100_000, ge=1, description="live records kept for learning")
     silence_s: float = Field(
         default=2.0, gt=0, description="no datagram this long while capturing is a failure, s"

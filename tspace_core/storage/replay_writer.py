@@ -90,7 +90,7 @@ class ReplayWriter:
             message = f"episode {name!r} was given twice to {self._directory.parent}; give each episode once"
             raise StorageError(message)
         self._seen.add(name)
-        layout = _layout(episode)
+        layout = layout_of(episode)
         if self._layout is None:
             self._layout = layout
         elif layout != self._layout:
@@ -154,7 +154,8 @@ def starts_of(episodes: "list[ReplayEpisode] | tuple[ReplayEpisode, ...]") -> ND
     return np.concatenate([np.arange(item.first, item.first + item.length) for item in episodes])
 
 
-def _layout(episode: "Episode") -> ReplayLayout:
+def layout_of(episode: "Episode") -> ReplayLayout:
+    """What an episode's buffer must be made of to hold it."""
     meta = episode.meta
     return ReplayLayout(
         state_dim=episode.state_dim,
