@@ -46,6 +46,13 @@ class BridgeSettings(BaseModel):
     key: SecretStr | None = Field(
         default=None, description="shared secret, from the environment only; None: a file in data_dir/online"
     )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file; with tls_key and tls_ca the channel may leave the machine"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the certificate's key")
+    tls_ca: Path | None = Field(
+        default=None, description="PEM file of the authority that signed the other end's certificate"
+    )
 
 
 class Settings(BaseSettings):

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tspace_core.errors import ChannelError
+from tspace_core.config.settings import settings
+from tspace_core.errors import ChannelError, ConfigError
 
 MAX_FRAME = 64 * 1024
 """Bytes of the largest message."""
@@ -39,6 +40,26 @@ class TlsFiles:
     certificate: Path
     key: Path
     authority: Path
+
+    @classmethod
+    def from_settings(cls) -> "TlsFiles | None":
+        """The files that TSPACE_BRIDGE__TLS_* name; None: no TLS.
+
+        Raises:
+            ConfigError: some of them are named, and some are not.
+        """
+        bridge = settings().bridge
+        files = (bridge.tls_certificate, bridge.tls_key, bridge.tls_ca)
+        if all(file is None for file in files):
+            return None
+        certificate, key, authority = files
+        if certificate is None or key is None or authority is None:
+            message = (
+                "TLS of the bridge's channel needs TSPACE_BRIDGE__TLS_CERTIFICATE, TSPACE_BRIDGE__TLS_KEY "
+                "and TSPACE_BRIDGE__TLS_CA together; set all three or none"
+            )
+            raise ConfigError(message)
+        return cls(certificate, key, authority)
 
     def server_context(self) -> ssl.SSLContext:
         """Asks every peer for a certificate of the authority."""
