@@ -41,6 +41,76 @@ class Frames:
         return len(self.time_ns)
 
 
+Carried = tuple[str, Signal, SignalSource]
+"""A signal of the twin: its name, where it stands in its message, and how it is read there."""
+
+
+class TwinMessages:
+    """The messages of a twin's DBC and the signals that the twin writes into them.
+
+    Args:
+        vehicle: its ``signals`` say which message and signal hold which value.
+
+    Attributes:
+        messages: all messages, by id.
+        carried: by name of a message, what the twin writes there.
+
+    Raises:
+        TwinError: a message of the DBC has no cycle time, or a signal does not exist there.
+    """
+
+    def __init__(self, vehicle: Vehicle) -> None:
+        files = vehicle.dbc_files()
+        database = Database()
+        for path in files:
+            loaded = cantools.database.load_file(path)
+            if not isinstance(loaded, Database):
+                message = f"{path}: holds no CAN messages; the twin writes classical CAN through a DBC"
+                raise TwinError(message)
+            database.messages.extend(loaded.messages)
+        database.refresh()
+        self.messages: list[Message] = sorted(database.messages, key=lambda each: each.frame_id)
+        self.carried: dict[str, list[Carried]] = {}
+        for name, source in vehicle.signals.items():
+            frame, signal = _locate(database, name, source)
+            if name in SIGNALS:
+                self.carried.setdefault(frame.name, []).append((name, signal, source))
+        for frame in self.messages:
+            if not frame.cycle_time:
+                message = (
+                    f"message {frame.name} in {files[0].name}: GenMsgCycleTime is missing or 0; set it in ms"
+                )
+                raise TwinError(message)
+
+
+def _locate(database: Database, name: str, source: SignalSource) -> tuple[Message, Signal]:
+    try:
+        frame = (
+            database.get_message_by_frame_id(source.message)
+            if isinstance(source.message, int)
+            else database.get_message_by_name(str(source.message))
+        )
+        return frame, frame.get_signal_by_name(str(source.signal))
+    except KeyError as error:
+        message = f"signal {name}: {source.message}/{source.signal} is not in the twin's DBC"
+        raise TwinError(message) from error
+
+
+def samples_between(frame: Message, rate_hz: float) -> int:
+    """Samples from one sending of a message to the next.
+
+    Raises:
+        TwinError: the message is faster than the samples.
+    """
+    every = round((frame.cycle_time or 0) * 1e-3 * rate_hz)
+    if every < 1:
+        message = (
+            f"message {frame.name}: every {frame.cycle_time} ms is faster than {rate_hz} samples a second"
+        )
+        raise TwinError(message)
+    return every
+
+
 class FrameMaker:
     """Writes a vehicle's signals into the messages of its DBC.
 
@@ -53,39 +123,8 @@ class FrameMaker:
     """
 
     def __init__(self, vehicle: Vehicle, seed: int) -> None:
-        files = vehicle.dbc_files()
-        self._database = Database()
-        for path in files:
-            loaded = cantools.database.load_file(path)
-            if not isinstance(loaded, Database):
-                message = f"{path}: holds no CAN messages; the twin writes classical CAN through a DBC"
-                raise TwinError(message)
-            self._database.messages.extend(loaded.messages)
-        self._database.refresh()
+        self._twin = TwinMessages(vehicle)
         self._generator = np.random.default_rng([seed, 0x63616E])
-        self._sources: dict[str, list[tuple[str, Signal, SignalSource]]] = {}
-        for name, source in vehicle.signals.items():
-            frame, signal = self._locate(name, source)
-            if name in SIGNALS:
-                self._sources.setdefault(frame.name, []).append((name, signal, source))
-        for frame in self._database.messages:
-            if not frame.cycle_time:
-                message = (
-                    f"message {frame.name} in {files[0].name}: GenMsgCycleTime is missing or 0; set it in ms"
-                )
-                raise TwinError(message)
-
-    def _locate(self, name: str, source: SignalSource) -> tuple[Message, Signal]:
-        try:
-            frame = (
-                self._database.get_message_by_frame_id(source.message)
-                if isinstance(source.message, int)
-                else self._database.get_message_by_name(str(source.message))
-            )
-            return frame, frame.get_signal_by_name(str(source.signal))
-        except KeyError as error:
-            message = f"signal {name}: {source.message}/{source.signal} is not in the twin's DBC"
-            raise TwinError(message) from error
 
     def frames(self, trace: Trace, index: int, rate_hz: float) -> Frames:
         """Frames of one vehicle's valid samples, from the first sample on.
@@ -99,7 +138,7 @@ class FrameMaker:
         time_ns = np.round(trace.time_s[index, :count] * 1e9).astype(np.int64)
         parts = [
             self._message(frame, number, trace, index, time_ns, rate_hz)
-            for number, frame in enumerate(sorted(self._database.messages, key=lambda each: each.frame_id))
+            for number, frame in enumerate(self._twin.messages)
         ]
         stamps = np.concatenate([part.time_ns for part in parts])
         order = np.argsort(stamps, kind="stable")
@@ -120,17 +159,12 @@ class FrameMaker:
         time_ns: NDArray[np.int64],
         rate_hz: float,
     ) -> Frames:
-        every = round((frame.cycle_time or 0) * 1e-3 * rate_hz)
-        if every < 1:
-            message = (
-                f"message {frame.name}: every {frame.cycle_time} ms is faster than {rate_hz} samples a second"
-            )
-            raise TwinError(message)
+        every = samples_between(frame, rate_hz)
         rows = slice(0, len(time_ns), every)
         stamps = time_ns[rows] + TRANSMIT_OFFSET_NS * (number + 1)
         stamps = stamps + self._generator.integers(-JITTER_NS, JITTER_NS + 1, len(stamps))
         payload = np.zeros((len(stamps), 8), dtype=np.uint8)
-        for name, signal, source in self._sources.get(frame.name, []):
+        for name, signal, source in self._twin.carried.get(frame.name, []):
             value = trace.signal(name)[index, : len(time_ns)][rows]
             put(payload, signal, raw_values(signal, (source.sign * value - source.offset) / source.scale))
         for signal in frame.signals:

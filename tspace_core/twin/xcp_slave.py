@@ -54,7 +54,7 @@ class XcpSlave:
     """Answers XCP commands and watches over its session. Not thread-safe.
 
     While a working page is in effect and no command came for ``silence_s``, the reference page is put into
-    effect and the session is closed: whoever flashed is gone. ``tick`` does this, and ``handle`` first of all.
+    effect and the session is closed: whoever flashed is gone. ``tick`` does this, and ``handle`` before all.
 
     Args:
         vcu: holds the pages; its vehicle has an ``xcp`` section.
