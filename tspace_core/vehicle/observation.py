@@ -18,7 +18,8 @@ class Observation:
         time_ns: ns UTC: the bridge's stamp where it gives one, else the time of arrival.
         values: (signals,) float64 in the order of ``observed_signals``, in the vehicle's units.
         seq: running number from the bridge, where it gives one.
-        received_ns: ns UTC of the arrival; None: nobody looked at the clock.
+        received_ns: ns of the wall clock at the arrival, beside which a bridge's stamp is late or early;
+            None: nobody looked at it.
         stamped: whether ``time_ns`` is the bridge's.
     """
 
@@ -42,7 +43,8 @@ def observation(
     sample: Mapping[str, float],
     signals: tuple[str, ...],
     *,
-    received_ns: int,
+    arrived_ns: int,
+    received_ns: int | None = None,
     time_ns: int | None = None,
     seq: int | None = None,
 ) -> Observation:
@@ -51,13 +53,15 @@ def observation(
     Args:
         sample: value by signal name.
         signals: the order wanted, see ``observed_signals``.
-        received_ns: ns UTC of the arrival, on a clock that never steps back.
+        arrived_ns: ns UTC of the arrival on a clock that never steps back; the sample's time where the
+            bridge gives none.
+        received_ns: ns of the wall clock at the arrival.
         time_ns: the bridge's stamp, if it gives one.
         seq: the bridge's running number, if it gives one.
     """
     values = np.array([sample[name] for name in signals], np.float64)
     return Observation(
-        time_ns=received_ns if time_ns is None else time_ns,
+        time_ns=arrived_ns if time_ns is None else time_ns,
         values=values,
         seq=seq,
         received_ns=received_ns,

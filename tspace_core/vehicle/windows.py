@@ -121,11 +121,12 @@ class WindowBuilder:
         self._counter_errors = 0
 
     def _clock_was_set(self, new: Observation) -> bool:
-        """A stamp that steps back together with the arrival: both on a clock that somebody set."""
+        """A stamp that steps back together with the wall clock, by more than any sample may be late."""
         last = self._last
         if last is None or new.received_ns is None or last.received_ns is None:
             return False
-        return new.received_ns < last.received_ns and new.time_ns < last.time_ns
+        back_ns = min(last.received_ns - new.received_ns, last.time_ns - new.time_ns)
+        return back_ns > self._stale_ns
 
     def _why_dropped(self, new: Observation) -> str | None:
         if new.stamped and new.received_ns is not None:
