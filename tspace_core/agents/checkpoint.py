@@ -145,6 +145,15 @@ class Checkpoint:
             raise CheckpointError(message) from error
         return Component(tensors, part.values)
 
+    def verify(self) -> None:
+        """Read every component.
+
+        Raises:
+            CheckpointError: names the file that is missing, cut off or changed.
+        """
+        for name in self.manifest.components:
+            self.component(name)
+
     def _check_values(self, part: _ComponentManifest, keys: Collection[str]) -> None:
         path = self.directory / f"{part.component}.json"
         if part.values_sha256 not in (None, _hash(part.values)):
