@@ -1,0 +1,135 @@
+"""The thread that owns the guard: everything the guard is asked goes through its queue, in order.
+
+Only a revert does not wait its turn: it runs in a thread of its own and cuts into a running flash.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from tspace_core.errors import AuditError
+from tspace_core.guard.flash_guard import FlashGuard
+from tspace_core.guard.state import GuardState, VehicleState
+from tspace_core.supervision.pipeline import Pipeline, PipelineClosed, PipelineEmpty
+
+_LOG = logging.getLogger(__name__)
+Command = Callable[[], None]
+
+_TICK_S = 0.02
+"""Longest time between two looks at heartbeats and the VCU's session."""
+_QUEUE = 512
+"""Commands that may wait: a flash of 2 s with samples at 20 Hz and heartbeats at 10 Hz needs 60."""
+
+
+class GuardTask:
+    """Runs the guard.
+
+    Args:
+        guard: called by this task's thread only, apart from ``interrupt``.
+        on_state: told of each change of state or cause, on this task's thread.
+
+    Attributes:
+        ended: set when the guard was brought to its end.
+        refused: commands that found the queue full.
+    """
+
+    def __init__(self, guard: FlashGuard, on_state: Callable[[GuardState, str], None]) -> None:
+        self.guard = guard
+        self._on_state = on_state
+        self._commands: Pipeline[Command] = Pipeline("guard", _QUEUE, when_full="refuse")
+        self._reverts: Pipeline[tuple[str, Command | None]] = Pipeline("revert", 8, when_full="drop_oldest")
+        self._afterwards: list[Command] = []
+        self._told: tuple[str, str] = ("", "")
+        self.ended = threading.Event()
+        self.refused = 0
+
+    def submit(self, command: Command) -> bool:
+        """Queue a command, from any thread; False: the queue is full or the task is at its end."""
+        try:
+            taken = self._commands.put(command)
+        except PipelineClosed:
+            return False
+        self.refused += not taken
+        return taken
+
+    def observe(self, state: VehicleState) -> None:
+        """Tell the guard a sample, from any thread."""
+        self.submit(lambda: self.guard.observe(state))
+
+    def revert(self, cause: str, then: Command | None = None) -> None:
+        """Reference page now, whatever the guard does; from any thread, never blocks.
+
+        Args:
+            cause: is recorded.
+            then: called on the guard's thread when its state has followed.
+        """
+        try:
+            self._reverts.put((cause, then))
+        except PipelineClosed:
+            return
+
+    def run(self, stopping: threading.Event, why: Callable[[], str]) -> None:
+        """Serve until ``stopping`` is set, then bring the reference map back.
+
+        Args:
+            stopping: ends it; call ``close`` then, so that it is seen at once.
+            why: the cause that is recorded.
+        """
+        try:
+            while not stopping.is_set():
+                self._turn()
+        finally:
+            try:
+                self._guarded(lambda: self.guard.trip(f"bridge ends: {why() or 'a crash'}"))
+                self._tell()
+            finally:
+                self.ended.set()
+
+    def run_reverts(self) -> None:
+        """Serve reverts until ``close``."""
+        while True:
+            try:
+                cause, then = self._reverts.get()
+            except PipelineClosed:
+                return
+            self.guard.interrupt(cause)
+            # Wakes the guard's thread, so that the change is seen and told at once.
+            self.submit(partial(self._afterwards.extend, () if then is None else (then,)))
+
+    def close(self) -> None:
+        """Take no more commands; wakes both threads."""
+        self._commands.close()
+        self._reverts.close()
+
+    def _turn(self) -> None:
+        """All commands that wait, then one look at the clocks: a queued heartbeat counts before that."""
+        try:
+            command = self._commands.get(timeout_s=_TICK_S)
+        except (PipelineEmpty, PipelineClosed):
+            pass
+        else:
+            self._guarded(command)
+            for _ in range(len(self._commands)):
+                try:
+                    self._guarded(self._commands.get(timeout_s=0))
+                except (PipelineEmpty, PipelineClosed):
+                    break
+        self._guarded(self.guard.tick)
+        self._tell()
+        afterwards, self._afterwards = self._afterwards, []
+        for command in afterwards:
+            command()
+
+    def _guarded(self, command: Command) -> None:
+        try:
+            command()
+        except AuditError as error:
+            _LOG.exception("the audit log cannot vouch for flashes any more")
+            self.guard.lock(f"audit log: {error}")
+
+    def _tell(self) -> None:
+        now = (self.guard.state, self.guard.cause)
+        if now != self._told:
+            self._told = now
+            self._on_state(*now)
