@@ -26,7 +26,7 @@ FD_LENGTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 24, 32, 48, 64)
 _CLASSIC_BYTES = 8
 _STANDARD_IDS = 0x7FF
 _EXTENDED_IDS = 0x1FFFFFFF
-_LISTEN_S = 0.1
+_LISTEN_S = 0.05
 """Longest wait for a frame before the reader looks whether the bus is to be closed."""
 _ROOM_S = 0.1
 """Longest wait for room in a full transmit buffer: some 400 frames at 500 kbit/s."""

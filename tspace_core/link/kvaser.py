@@ -10,6 +10,7 @@ import importlib
 import io
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+HINT = "see the channels with `tspace bus` and close programs that hold this one for themselves"
 AUTO = "auto"
 """As a channel: the only Kvaser channel that is connected."""
 
@@ -135,22 +137,23 @@ def bus_parameters(channel: int, *, fd: bool = False) -> BusParameters:
     return BusParameters(int(bitrate), (1 + first) / quanta, data_bitrate)
 
 
-def open_kvaser(config: BusConfig, ids: frozenset[int] | None) -> "can.BusABC":
+def open_bus(config: BusConfig, ids: frozenset[int] | None) -> "can.BusABC":
     """Open python-can's kvaser bus and see that it runs at the config's bit rates.
 
     Raises:
         BusError: libcanlib or the channel is missing, the channel is taken or set to other bit rates.
     """
     from can import CanError
-    from can.interfaces.kvaser import canlib as backend
 
-    if not hasattr(backend, "canOpenChannel"):
+    from tspace_core.link import kvaser_bus
+
+    if not kvaser_bus.AVAILABLE:
         raise BusError(_INSTALL)
-    _check_rates(config, backend)
+    _check_rates(config, kvaser_bus.FD_RATES if config.fd else kvaser_bus.CLASSIC_RATES)
     number = _number(config)
     filters = None if ids is None else _common_filter(ids)
     try:
-        bus: can.BusABC = backend.KvaserBus(
+        bus = kvaser_bus.Bus(
             number,
             can_filters=filters,
             bitrate=config.bitrate,
@@ -214,9 +217,8 @@ def _number(config: BusConfig) -> int:
     return channels[0].number
 
 
-def _check_rates(config: BusConfig, backend: Any) -> None:
+def _check_rates(config: BusConfig, known: Collection[int]) -> None:
     """CANlib has settings for these bit rates only."""
-    known = backend.BITRATE_FD if config.fd else backend.BITRATE_OBJS
     for rate in (config.bitrate, config.data_bitrate if config.fd else None):
         if rate is not None and rate not in known:
             message = f"{rate} bit/s is no bit rate that Kvaser's driver has settings for: {sorted(known)}"

@@ -6,6 +6,7 @@ frames stay on this machine (hop limit 0), the sender's own frames are dropped b
 """
 
 import contextlib
+import ipaddress
 import secrets
 import socket
 from typing import Any
@@ -13,6 +14,15 @@ from typing import Any
 import can
 import msgpack  # type: ignore[import-untyped]
 from can.interfaces.udp_multicast import UdpMulticastBus
+
+from tspace_core.config.link import BusConfig
+from tspace_core.errors import BusError
+from tspace_core.link.opening import describe
+
+HINT = (
+    "another program may hold the port for itself (choose another one), or the machine has no route for "
+    "multicast (as root: ip route add 224.0.0.0/4 dev lo)"
+)
 
 _RECEIVE_BYTES = 4 << 20
 _STANDARD_IDS = 0x7FF
@@ -29,12 +39,11 @@ class MulticastBus(UdpMulticastBus):
         last_refusal: what was wrong with the last of them.
     """
 
-    def __init__(self, group: str, port: int, *, fd: bool, ids: frozenset[int] | None) -> None:
+    def __init__(self, group: str, port: int, *, fd: bool) -> None:
         self.own = 0
         self.refused = 0
         self.last_refusal = ""
         self._mark = f"tspace-{secrets.token_hex(8)}"
-        self._wanted = ids
         super().__init__(group, port=port, hop_limit=0, fd=fd)
         with contextlib.suppress(OSError):  # the kernel gives what it allows
             self._multicast._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
@@ -83,3 +92,23 @@ class MulticastBus(UdpMulticastBus):
             bitrate_switch=fields.get("bitrate_switch") is True,
             error_state_indicator=fields.get("error_state_indicator") is True,
         )
+
+
+def open_bus(config: BusConfig, ids: frozenset[int] | None) -> can.BusABC:
+    """Join the group; nothing is filtered here.
+
+    Raises:
+        BusError: the channel is no multicast group.
+    """
+    del ids
+    try:
+        is_group = ipaddress.ip_address(config.channel).is_multicast
+    except ValueError:
+        is_group = False
+    if not is_group:
+        message = (
+            f"{describe(config)} cannot be opened: channel {config.channel!r} is no multicast group; give "
+            "one as 239.74.163.2"
+        )
+        raise BusError(message)
+    return MulticastBus(config.channel, config.port, fd=config.fd)
