@@ -1,0 +1,163 @@
+"""The flash target behind one lock: a revert goes in front of whatever else wants to use it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tspace_core.errors import GuardError, LinkError
+from tspace_core.guard.target import FlashTarget, Identity
+
+REVERT_WAIT_S = 1.0
+"""A target whose command takes longer than this is broken; the VCU then falls back by itself."""
+
+
+class AbortedError(GuardError):
+    """A transaction must go no further: somebody reverts."""
+
+
+class OverrunError(GuardError):
+    """A transaction must go no further: its time is over."""
+
+
+class Commands:
+    """A `FlashTarget` for one transaction at a time.
+
+    Before every command of a transaction it is asked whether somebody aborted and whether its time is over,
+    so that it ends between two commands. `abort` and then `revert` may be called from any thread: they wait
+    for at most the command that is running, and nothing of the aborted transaction follows.
+
+    Args:
+        target: what is behind it.
+        now_ns: monotonic clock, ns.
+    """
+
+    def __init__(self, target: FlashTarget, now_ns: Callable[[], int]) -> None:
+        self._target = target
+        self._now_ns = now_ns
+        self._turns = threading.Lock()
+        self._counter = threading.Lock()
+        self._aborts = 0
+        self._mark = 0
+        self._deadline_ns: int | None = None
+        self.answered_ns = now_ns()
+        """When the VCU last answered."""
+
+    @property
+    def reference_page(self) -> int:
+        """The page that cannot be written."""
+        return self._target.reference_page
+
+    def mark(self) -> int:
+        """A number that changes with every abort; take it before looking whether a flash is allowed."""
+        with self._counter:
+            return self._aborts
+
+    def abort(self) -> None:
+        """End the running transaction before its next command."""
+        with self._counter:
+            self._aborts += 1
+
+    @contextmanager
+    def transaction(self, mark: int, limit_s: float) -> Iterator[None]:
+        """Commands in the body raise `AbortedError` after an abort since ``mark``, end after ``limit_s``."""
+        self._mark = mark
+        self._deadline_ns = self._now_ns() + round(limit_s * 1e9)
+        try:
+            yield
+        finally:
+            self._deadline_ns = None
+
+    @contextmanager
+    def _turn(self) -> Iterator[FlashTarget]:
+        with self._turns:
+            self.check()
+            yield self._target
+            self.answered_ns = self._now_ns()
+
+    def check(self) -> None:
+        """Whether the transaction may go on.
+
+        Raises:
+            AbortedError: somebody reverts.
+            OverrunError: its time is over.
+        """
+        if self._deadline_ns is None:
+            return
+        if self.mark() != self._mark:
+            message = "aborted: the reference map was called for"
+            raise AbortedError(message)
+        if self._now_ns() >= self._deadline_ns:
+            message = "it took longer than its time limit"
+            raise OverrunError(message)
+
+    def revert(self, *, reconnect: bool = False) -> str | None:
+        """Put the reference page into effect, from any thread.
+
+        Args:
+            reconnect: open the session anew before it, where it may be lost.
+
+        Returns:
+            None where the VCU confirmed it, else why it is not known to be in effect.
+        """
+        if not self._turns.acquire(timeout=REVERT_WAIT_S):
+            return f"a command to the VCU did not end within {REVERT_WAIT_S:g} s"
+        try:
+            if reconnect:
+                self._target.identify()
+            page = self._target.reference_page
+            self._target.activate(page)
+            found = self._target.active_page()
+        except LinkError as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            self._turns.release()
+        self.answered_ns = self._now_ns()
+        return None if found == page else f"page {found} is in effect, not the reference page {page}"
+
+    def identify(self) -> Identity:
+        """As `FlashTarget.identify`."""
+        with self._turn() as target:
+            return target.identify()
+
+    def unlock(self) -> None:
+        """As `FlashTarget.unlock`."""
+        with self._turn() as target:
+            target.unlock()
+
+    def idle_page(self) -> int:
+        """As `FlashTarget.idle_page`."""
+        with self._turn() as target:
+            return target.idle_page()
+
+    def write(self, page: int, table: NDArray[np.float32]) -> int:
+        """As `FlashTarget.write`."""
+        with self._turn() as target:
+            return target.write(page, table)
+
+    def read(self, page: int, first_row: int, rows: int) -> NDArray[np.float32]:
+        """As `FlashTarget.read`."""
+        with self._turn() as target:
+            return target.read(page, first_row, rows)
+
+    def checksum_ok(self, page: int, table: NDArray[np.float32]) -> bool:
+        """As `FlashTarget.checksum_ok`."""
+        with self._turn() as target:
+            return target.checksum_ok(page, table)
+
+    def activate(self, page: int) -> None:
+        """As `FlashTarget.activate`."""
+        with self._turn() as target:
+            target.activate(page)
+
+    def active_page(self) -> int:
+        """As `FlashTarget.active_page`."""
+        with self._turn() as target:
+            return target.active_page()
+
+    def keep_alive(self) -> None:
+        """As `FlashTarget.keep_alive`."""
+        with self._turn() as target:
+            target.keep_alive()
