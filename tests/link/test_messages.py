@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -85,12 +85,14 @@ def test_what_is_wrong_is_said(data: bytes, said: str) -> None:
         decode(data)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     with pytest.raises(MessageError):
         decode(data)
 
 
+@settings(deadline=None)
 @given(
     rows=hnp.arrays(
         np.float32, st.tuples(st.integers(1, 21), st.just(17)), elements=st.floats(width=32, allow_nan=True)

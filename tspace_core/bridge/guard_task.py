@@ -18,6 +18,8 @@ Command = Callable[[], None]
 
 _TICK_S = 0.02
 """Longest time between two looks at heartbeats and the VCU's session."""
+_END_S = 3.0
+"""Longest wait for a revert that is under way when the bridge ends."""
 _QUEUE = 512
 """Commands that may wait: a flash of 2 s with samples at 20 Hz and heartbeats at 10 Hz needs 60."""
 
@@ -41,6 +43,8 @@ class GuardTask:
         self._reverts: Pipeline[tuple[str, Command | None]] = Pipeline("revert", 8, when_full="drop_oldest")
         self._afterwards: list[Command] = []
         self._told: tuple[str, str] = ("", "")
+        self._reverting = threading.Event()
+        self._reverting.set()  # cleared while the thread for reverts runs
         self.ended = threading.Event()
         self.refused = 0
 
@@ -81,21 +85,27 @@ class GuardTask:
                 self._turn()
         finally:
             try:
+                self._reverting.wait(_END_S)
                 self._guarded(lambda: self.guard.trip(f"bridge ends: {why() or 'a crash'}"))
+                self._guarded(self.guard.tick)  # records what a revert left to be recorded
                 self._tell()
             finally:
                 self.ended.set()
 
     def run_reverts(self) -> None:
         """Serve reverts until ``close``."""
-        while True:
-            try:
-                cause, then = self._reverts.get()
-            except PipelineClosed:
-                return
-            self.guard.interrupt(cause)
-            # Wakes the guard's thread, so that the change is seen and told at once.
-            self.submit(partial(self._afterwards.extend, () if then is None else (then,)))
+        self._reverting.clear()
+        try:
+            while True:
+                try:
+                    cause, then = self._reverts.get()
+                except PipelineClosed:
+                    return
+                self.guard.interrupt(cause)
+                # Wakes the guard's thread, so that the change is seen and told at once.
+                self.submit(partial(self._afterwards.extend, () if then is None else (then,)))
+        finally:
+            self._reverting.set()
 
     def close(self) -> None:
         """Take no more commands; wakes both threads."""
