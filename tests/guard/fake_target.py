@@ -56,9 +56,8 @@ class FakeTarget:
         place = vehicle.xcp.parameters.get(vehicle.xcp.map_name)
         table = (reference or vehicle.default_map()).table
         pages = {page: table.copy() for page in (vehicle.xcp.reference_page, *vehicle.xcp.working_pages)}
-        identity = Identity(
-            vehicle.vin, vehicle.xcp.software_id, 0x8001_0000 if place is None else place.address
-        )
+        address = 0x8001_0000 if place is None else place.address
+        identity = Identity(vehicle.vin, vehicle.xcp.software_id, address)
         return cls(identity, pages, clock, vehicle.xcp.reference_page, vehicle.xcp.reference_page)
 
     @property

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tspace_core.config.torque_map import TorqueMap
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import ConfigError, TokenError
@@ -24,6 +26,7 @@ class Arming:
         commands: the VCU.
         ledger: spent tokens.
         utc_ns: UTC, ns since 1970.
+        driver: id of who drives.
 
     Raises:
         ConfigError: the vehicle has no xcp section.
@@ -36,6 +39,7 @@ class Arming:
         commands: Commands,
         ledger: CampaignLedger,
         utc_ns: Callable[[], int],
+        driver: str,
     ) -> None:
         if vehicle.xcp is None:
             message = (
@@ -44,6 +48,7 @@ class Arming:
             raise ConfigError(message)
         self._vehicle, self._xcp, self._envelope = vehicle, vehicle.xcp, envelope
         self._commands, self._ledger, self._utc_ns = commands, ledger, utc_ns
+        self._driver = driver
         self._reference = vehicle.default_map()
         self._campaign: Campaign | None = None
         self._used = 0
@@ -71,7 +76,7 @@ class Arming:
                 message = f"page {in_effect} is in effect, the reference page {page} could not be switched to"
                 raise MismatchError(message)
             cells = commands.read(page, 0, len(axes.table))
-            if cells.shape != axes.table.shape or not _finite(cells):
+            if cells.shape != axes.table.shape or not np.isfinite(cells).all():
                 message = f"the VCU's reference page is no map of {axes.table.shape} numbers in Nm"
                 raise MismatchError(message)
             held = TorqueMap(axes.pedal_axis, axes.speed_axis_kmh, cells).sha256()
@@ -110,7 +115,7 @@ class Arming:
             token,
             limits.campaign_key,
             vin=self._vehicle.vin,
-            driver=None,
+            driver=self._driver,
             reference_sha256=self._envelope.reference_sha256,
             bounds_sha256=self._envelope.sha256(),
             utc_ns=self._utc_ns(),
@@ -138,9 +143,3 @@ class Arming:
     def end(self) -> None:
         """The run is over; its token is not good for another one."""
         self._campaign = None
-
-
-def _finite(cells: object) -> bool:
-    import numpy as np
-
-    return bool(np.isfinite(np.asarray(cells)).all())

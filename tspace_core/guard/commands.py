@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core.errors import GuardError, LinkError
+from tspace_core.errors import GuardError
 from tspace_core.guard.target import FlashTarget, Identity
 
 REVERT_WAIT_S = 1.0
@@ -110,7 +110,7 @@ class Commands:
             page = self._target.reference_page
             self._target.activate(page)
             found = self._target.active_page()
-        except LinkError as error:
+        except Exception as error:
             return f"{type(error).__name__}: {error}"
         finally:
             self._turns.release()

@@ -1,20 +1,18 @@
 """The one door to the VCU's map: who may flash, when, and what brings the reference map back."""
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import AuditError, LinkError, TokenError
 from tspace_core.guard.arming import Arming
 from tspace_core.guard.audit import AuditLog
-from tspace_core.guard.commands import Commands
+from tspace_core.guard.commands import AbortedError, Commands, OverrunError
 from tspace_core.guard.envelope import RATE_WINDOW_S, Envelope
+from tspace_core.guard.journal import Journal, rows_hex, rows_sha256
 from tspace_core.guard.rules import guard, guard_resume, wrong_state
 from tspace_core.guard.state import (
     Accepted,
@@ -24,14 +22,14 @@ from tspace_core.guard.state import (
     GuardState,
     Proposal,
     Refusal,
-    Rows,
     VehicleState,
+    outcome,
 )
 from tspace_core.guard.states import TABLE, GuardEvent
 from tspace_core.guard.supervision import Supervision
 from tspace_core.guard.target import FlashTarget
 from tspace_core.guard.token import CampaignLedger
-from tspace_core.guard.transaction import INTERNAL, Flashed, MismatchError, Session, flash
+from tspace_core.guard.transaction import INTERNAL, Flashed, MismatchError, Session, flash, given_up
 
 KEEP_ALIVE_S = 0.5
 """A quarter of the silence after which the VCU falls back by itself."""
@@ -53,6 +51,7 @@ class FlashGuard:
         now_ns: monotonic clock, ns.
         utc_ns: UTC, ns since 1970.
         ledger: spent campaign tokens; None: a file beside the audit log.
+        driver: id of who drives, for campaign tokens; None: as the vehicle's file says.
 
     Raises:
         ConfigError: the vehicle has no xcp section, or its limits are incomplete or exclude its default map.
@@ -67,6 +66,7 @@ class FlashGuard:
         now_ns: Callable[[], int],
         utc_ns: Callable[[], int],
         ledger: CampaignLedger | None = None,
+        driver: str | None = None,
     ) -> None:
         self.vehicle = vehicle
         self.envelope = Envelope.of(vehicle)
@@ -74,7 +74,7 @@ class FlashGuard:
         self.live = self.reference
         self.state: GuardState = "DISARMED"
         self.cause = "not armed yet"
-        self._audit, self._now_ns = audit, now_ns
+        self._journal, self._now_ns = Journal(audit, vehicle), now_ns
         self._commands = Commands(target, now_ns)
         self._arming = Arming(
             vehicle,
@@ -82,6 +82,7 @@ class FlashGuard:
             self._commands,
             ledger or CampaignLedger(audit.path.with_name("campaigns.json")),
             utc_ns,
+            driver or vehicle.driver,
         )
         self._watch = Supervision(vehicle)
         self._session: Session | None = None
@@ -91,6 +92,7 @@ class FlashGuard:
         self._confirmed = True  # the reference page is known to be in effect, or nothing else was flashed
         self._unanswered = 0
         self._retried_ns = self._asked_ns = now_ns()
+        self._changed_ns: int | None = None  # when the reference page came back
         self._notes: deque[tuple[str, dict[str, Any]]] = deque()
         self._take_up(audit.last)
 
@@ -100,7 +102,7 @@ class FlashGuard:
             return
         if last.get("guard") == "LOCKED":
             self.state, self.cause = "LOCKED", str(last.get("cause", "locked before the start"))
-        self._confirmed = last.get("guard") == "DISARMED"
+        self._confirmed = last.get("reference") is True
 
     # What the agent and people ask for
 
@@ -125,11 +127,12 @@ class FlashGuard:
             return self._not_armed(by, problem)
         try:
             self._session = self._arming.inspect(mark)
+            self._confirmed = True
             campaign = self._arming.spend(token)
         except MismatchError as error:
             self.lock(str(error))
             return self._not_armed(by, str(error))
-        except (LinkError, TokenError) as error:
+        except (LinkError, TokenError, AbortedError, OverrunError) as error:
             return self._not_armed(by, f"{type(error).__name__}: {error}")
         except Exception as error:
             self.lock(f"{type(error).__name__}: {error}")
@@ -158,28 +161,34 @@ class FlashGuard:
             self._record(
                 "flash_refused",
                 proposal=proposal.id,
-                sha256=_hash(proposal.rows),
+                sha256=rows_sha256(proposal.rows),
                 rule=answer.rule,
                 reason=answer.reason,
             )
-            return self._outcome(proposal, begun, "REFUSED", 0, f"{answer.rule}: {answer.reason}")
+            return outcome(
+                self.live, proposal, self._now_ns() - begun, "REFUSED", 0, f"{answer.rule}: {answer.reason}"
+            )
         if answer.table == self.live:
             self._record("flash_unchanged", proposal=proposal.id)
-            result = "APPLIED" if self.state == "ARMED" else "REVERTED"
-            return self._outcome(
+            ended = self._now_ns()
+            if self._commands.mark() != mark:
+                return outcome(self.live, proposal, ended - begun, "REVERTED", INTERNAL, self.cause)
+            why = "nothing to change"
+            return outcome(
+                self.live,
                 proposal,
-                begun,
-                result,
+                ended - begun,
+                "APPLIED",
                 0,
-                "nothing to change",
-                effect_ns=self._now_ns(),
+                why,
+                effect_ns=ended,
                 clipped=answer.clipped,
             )
         rows = slice(answer.first_row, answer.first_row + FLASHED_ROWS)
         before = self.live.table[rows].copy()
         self._flying = True
         try:
-            done = self._flash(answer, rows, mark, proposal=proposal.id, sha256=_hash(proposal.rows))
+            done = self._flash(answer, rows, mark, proposal=proposal.id, sha256=rows_sha256(proposal.rows))
         finally:
             self._flying = False
         if done.result == "APPLIED" and done.effect_ns is not None:
@@ -187,9 +196,10 @@ class FlashGuard:
                 AppliedRows(done.effect_ns, rows.start, before, answer.table.table[rows].copy())
             )
             self._arming.flashed()
-        return self._outcome(
+        return outcome(
+            self.live,
             proposal,
-            begun,
+            self._now_ns() - begun,
             done.result,
             done.code,
             done.reason,
@@ -271,6 +281,10 @@ class FlashGuard:
             return Refusal(
                 "age", f"the proposal is {age_s:.3f} s old, allowed are 0 to {limits.proposal_age_s:g} s"
             )
+        if self._changed_ns is not None and now - self._changed_ns < limits.flash_interval_s * 1e9:
+            return Refusal(
+                "interval", f"the reference map came back less than {limits.flash_interval_s:g} s ago"
+            )
         over = self._arming.over() or self._arming.used_up()
         if over is not None:
             return Refusal("campaign", over)
@@ -315,16 +329,17 @@ class FlashGuard:
     def _flash(self, answer: Accepted, rows: slice, mark: int, **about: Any) -> Flashed:
         """Flash an accepted map and bring state and live map up to date with what came of it."""
         assert self._session is not None
-        block = answer.table.table[rows]
         begun = self._now_ns()
 
         def record(page: int, cells: int) -> None:
-            self._audit.append(
+            self._journal.write(
                 "flash",
-                **self._common(),
+                self.state,
+                self.cause,
+                confirmed=False,
                 **about,
                 first_row=rows.start,
-                rows=np.ascontiguousarray(block, dtype="<f4").tobytes().hex(),
+                rows=rows_hex(answer.table.table[rows]),
                 clipped=answer.clipped,
                 page=page,
                 cells=cells,
@@ -355,7 +370,7 @@ class FlashGuard:
         if called_off:
             # Whoever called it off reverts as well; the answer must not come before it is so.
             problem = self._commands.revert()
-            done = _given_up(done, problem or done.reason or self.cause, confirmed=problem is None)
+            done = given_up(done, problem or done.reason or self.cause, confirmed=problem is None)
         written = self._record(
             "flash_result",
             **about,
@@ -370,10 +385,12 @@ class FlashGuard:
         if done.lock:
             self.lock(f"flash {done.result}: {done.reason}")
         elif not written:
-            done = _given_up(done, self.cause, confirmed=self._confirmed)
+            done = given_up(done, self.cause, confirmed=self._confirmed)
         return done
 
     def _to_reference(self) -> None:
+        if self.live != self.reference:
+            self._changed_ns = self._now_ns()
         self.live = self.reference
         self._recent.clear()
         if self._session is not None:
@@ -383,8 +400,8 @@ class FlashGuard:
         with self._mutex:
             before, known = self.state, self._confirmed
             self.state = TABLE[before, event].state
-            if before != "LOCKED":
-                self.cause = cause
+            if before == "ARMED" or (event == "lock" and before != "LOCKED"):
+                self.cause = cause  # the first one wins
             self._commands.abort()
             needed = later or before == "ARMED" or not known
             self._confirmed = self._confirmed and not needed
@@ -438,68 +455,12 @@ class FlashGuard:
         self._record("arm_refused", by=by, reason=reason)
         return ArmResult(ok=False, reason=reason, resumed=False, live=self.live)
 
-    def _common(self) -> dict[str, object]:
-        return {
-            "vehicle": self.vehicle.id,
-            "vin_sha256": hashlib.sha256(self.vehicle.vin.encode()).hexdigest(),
-            "guard": self.state,
-            "cause": self.cause,
-        }
-
     def _record(self, event: str, *, state: GuardState | None = None, **fields: Any) -> bool:
         """Write to the audit log; where that fails nothing may be flashed any more."""
-        common = self._common()
-        if state is not None:
-            common["guard"] = state
         try:
-            self._audit.append(event, **common, **fields)
+            self._journal.write(event, state or self.state, self.cause, confirmed=self._confirmed, **fields)
         except AuditError as error:
             if self.state != "LOCKED":
                 self._fall("lock", str(error))
             return False
         return True
-
-    def _outcome(
-        self,
-        proposal: Proposal,
-        begun: int,
-        result: Any,
-        code: int,
-        reason: str,
-        *,
-        effect_ns: int | None = None,
-        clipped: dict[str, int] | None = None,
-    ) -> FlashOutcome:
-        return FlashOutcome(
-            result,
-            code,
-            reason,
-            proposal.first_row,
-            self._rows(proposal.first_row),
-            effect_ns if result == "APPLIED" else None,
-            (self._now_ns() - begun) / 1e9,
-            clipped or {},
-        )
-
-    def _rows(self, first_row: object) -> Rows:
-        """The live rows there, or the nearest that exist."""
-        last = len(self.live.table) - FLASHED_ROWS
-        first = min(max(int(first_row), 0), last) if isinstance(first_row, int | np.integer) else 0
-        return np.array(self.live.table[first : first + FLASHED_ROWS])
-
-
-def _given_up(done: Flashed, reason: str, *, confirmed: bool) -> Flashed:
-    """A flash after which the reference map was called for."""
-    return Flashed(
-        "REVERTED" if confirmed else "UNKNOWN",
-        done.code or INTERNAL,
-        reason,
-        page=None,
-        effect_ns=None,
-        cells=done.cells,
-        lock=not confirmed,
-    )
-
-
-def _hash(rows: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()

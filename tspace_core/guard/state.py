@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.config.guard import GuardLimits
-from tspace_core.config.torque_map import TorqueMap
+from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 
 GuardState = Literal["DISARMED", "ARMED", "LOCKED"]
 FlashResult = Literal["APPLIED", "REFUSED", "REVERTED", "UNKNOWN"]
@@ -154,3 +154,29 @@ class FlashOutcome:
     effect_ns: int | None
     duration_s: float
     clipped: dict[str, int] = field(default_factory=dict)
+
+
+def outcome(
+    live: TorqueMap,
+    proposal: Proposal,
+    duration_ns: int,
+    result: FlashResult,
+    code: int,
+    reason: str,
+    *,
+    effect_ns: int | None = None,
+    clipped: dict[str, int] | None = None,
+) -> FlashOutcome:
+    """The answer to a proposal, with its rows as they are live, or the nearest rows that exist."""
+    last, first = len(live.table) - FLASHED_ROWS, proposal.first_row
+    row = min(max(int(first), 0), last) if isinstance(first, int | np.integer) else 0
+    return FlashOutcome(
+        result,
+        code,
+        reason,
+        first,
+        np.array(live.table[row : row + FLASHED_ROWS]),
+        effect_ns if result == "APPLIED" else None,
+        duration_ns / 1e9,
+        clipped or {},
+    )

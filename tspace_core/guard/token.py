@@ -1,8 +1,8 @@
 """Campaign tokens: what somebody in charge allows one vehicle and driver, signed and checked offline.
 
 A token is ``base64url(payload) "." base64url(signature)``: the payload is JSON with sorted keys, the
-signature Ed25519 over its bytes. It is good for one arming. Spent nonces and the highest counter lie in a file
-(`CampaignLedger`); whoever deletes that file can use an old token again until its time is over.
+signature Ed25519 over its bytes. It is good for one arming. Spent nonces and the highest counter lie in a
+file (`CampaignLedger`); whoever deletes that file can use an old token again until its time is over.
 """
 
 import base64
@@ -87,7 +87,7 @@ def check(
     public_key: str,
     *,
     vin: str,
-    driver: str | None,
+    driver: str,
     reference_sha256: str,
     bounds_sha256: str,
     utc_ns: int,
@@ -98,7 +98,7 @@ def check(
         token: the text.
         public_key: who may sign, hex.
         vin: the vehicle's.
-        driver: who drives; None: not known here, whoever the token names.
+        driver: id of who drives.
         reference_sha256: hash of the reference map.
         bounds_sha256: `Envelope.sha256`.
         utc_ns: now.
@@ -115,7 +115,7 @@ def check(
     }
     for name, value in wanted.items():
         found = getattr(campaign, name)
-        if value is not None and found != value:
+        if found != value:
             message = f"the campaign token is for {name} {found}, not for {value}; have one signed for it"
             raise TokenError(message)
     if not campaign.from_ns <= utc_ns < campaign.until_ns:

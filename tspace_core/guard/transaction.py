@@ -231,3 +231,16 @@ def _severity(error: Exception) -> tuple[int, bool]:
     if isinstance(error, MismatchError | AuditError):
         return INTERNAL, True
     return INTERNAL, True
+
+
+def given_up(done: Flashed, reason: str, *, confirmed: bool) -> Flashed:
+    """A flash after which the reference map was called for; ``confirmed``: and is known to be in effect."""
+    return Flashed(
+        "REVERTED" if confirmed else "UNKNOWN",
+        done.code or INTERNAL,
+        reason,
+        page=None,
+        effect_ns=None,
+        cells=done.cells,
+        lock=not confirmed,
+    )
