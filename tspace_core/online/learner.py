@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,7 @@ from tspace_core.online.learner_protocol import (
     Saved,
     Stop,
     Stopped,
+    ToAvatar,
     Waiting,
     WeightsMade,
     encode,
@@ -65,14 +67,26 @@ class LearnerProcess:
     After a failure or ``stop`` it may be started again: it goes on from its last checkpoint and is sent the
     records of the episode going on once more.
 
-    Attributes:
+    Args:
         spec: what it learns from, and how.
+        outbox: messages that wait for it at most.
+        tell: is told of each message of the process, in a thread of its own; must not wait.
+
+    Attributes:
+        spec: as given.
         dropped: records that found the queue full, or no process.
     """
 
-    def __init__(self, spec: LearnerSpec, *, outbox: int = OUTBOX) -> None:
+    def __init__(
+        self,
+        spec: LearnerSpec,
+        *,
+        outbox: int = OUTBOX,
+        tell: Callable[[ToAvatar], None] = lambda message: None,
+    ) -> None:
         self.spec = spec
         self.dropped = 0
+        self._tell = tell
         self._outbox_size = outbox
         self._changed = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
@@ -297,7 +311,11 @@ class LearnerProcess:
                 case Stopped():
                     self._checkpoint = message.checkpoint
                     _log.info("the learner has ended: %s", message.cause)
+                case _:
+                    reason = f"{message!r} is not for the Avatar"
+                    raise OnlineError(reason)
             self._changed.notify_all()
+        self._tell(message)
 
     def _end(self, trouble: str) -> None:
         """The socket is closed: the process has ended, or is of no more use."""

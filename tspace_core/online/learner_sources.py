@@ -11,7 +11,7 @@ from tspace_core.errors import TspaceError
 from tspace_core.online.learner_protocol import LearnerSpec
 from tspace_core.storage import episodes_table
 from tspace_core.storage.lake import Lake, read_json
-from tspace_core.storage.replay import Replay
+from tspace_core.storage.replay import Replay, ReplayBatch
 from tspace_core.storage.replay_manifest import ReplayLayout
 from tspace_core.storage.replay_writer import layout_of
 
@@ -41,24 +41,27 @@ def read_stored(spec: LearnerSpec, offline: Replay | None, live: LiveReplay, not
     """
     known = {item.id for item in offline.manifest.content.episodes} if offline else set()
     entries = sorted(_entries(spec, notes), key=lambda item: (item[0]["start_ns"], item[0]["file"]))
-    chosen, records = [], 0
+    chosen: list[ReplayBatch] = []
+    records = 0
     for entry, folder in reversed(entries):
-        if entry["meta"]["episode_id"] in known:
-            continue
         if records >= spec.live_capacity:
             break
-        chosen.append(folder / entry["file"])
-        records += int(entry["records"])
-    for path in reversed(chosen):
+        if entry["meta"]["episode_id"] in known:
+            continue
+        path = folder / entry["file"]
         try:
             episode = episodes_table.read(path)
-            odd = _differing(layout_of(episode), spec.layout)
-            if odd:
-                notes.append(f"left out {path.name}: it has other {', '.join(odd)} than the vehicle's file")
-                continue
-            live.add(records_of(episode))
         except TspaceError as error:
             notes.append(f"left out an online episode: {error}")
+            continue
+        odd = _differing(layout_of(episode), spec.layout)
+        if odd:
+            notes.append(f"left out {path.name}: it has other {', '.join(odd)} than the vehicle's file")
+            continue
+        chosen.append(records_of(episode))
+        records += len(episode)
+    for batch in reversed(chosen):
+        live.add(batch)
     return len(live)
 
 
