@@ -1,11 +1,16 @@
 """Run by test_kvaser.py in a process of its own, which finds the stub of libcanlib: the contract and more."""
 
 import ctypes
+import shutil
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.link.bus_contract import LAST, BusContract, Ear, sent, without_modules
+from tspace_core.cli import app
 from tspace_core.config.link import BusConfig
+from tspace_core.config.settings import settings
 from tspace_core.errors import BusError
 from tspace_core.link.bus import SharedBus
 from tspace_core.link.kvaser import BusParameters, bus_parameters, find_channels
@@ -173,3 +178,23 @@ def test_without_the_package_canlib_a_bus_opens_but_channels_cannot_be_listed() 
             find_channels()
         SharedBus(BusConfig(interface="kvaser", channel="0")).close()
         assert "pip install canlib" in refusal("7")
+
+
+def test_the_command_lists_the_channels_before_it_opens_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path(__file__).resolve().parents[2] / "conf", tmp_path / "conf")
+    file = tmp_path / "conf" / "vehicles" / "twin_truck.yaml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("bus:")]
+    file.write_text("\n".join([*lines, "bus: {interface: kvaser, channel: '1'}", ""]))
+    monkeypatch.setenv("TSPACE_CONF_DIR", str(tmp_path / "conf"))
+    settings.cache_clear()
+    result = CliRunner().invoke(app, ["bus", "--vehicle", "twin_truck", "--seconds", "0.1"])
+    assert result.output.splitlines()[:6] == [
+        "twin_truck: CAN bus kvaser 1, 500000 bit/s",
+        "Kvaser channels: ",
+        *(f"  {one.name}{' (virtual)' if one.virtual else ''}" for one in find_channels()),
+        "heard 0 frames in 0.1 s (0 frames/s) of 0 ids",
+    ]
+    assert "switch the ignition on" in result.output
+    assert result.exit_code == 1
