@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.bridge.frames import BATTERY, PEDALS, SPEED, battery, frame, pedals, speed
 from tests.can.test_signals import DATABASE, frames, vehicle_with
 from tspace_core.bridge.decoder import Decoder
 from tspace_core.bridge.sender import vehicle_state
@@ -20,7 +21,6 @@ from tspace_core.config import load_vehicle
 if TYPE_CHECKING:
     from tspace_core.config.vehicle import Vehicle
 
-SPEED, PEDALS, BATTERY = 272, 288, 528
 MS = 1_000_000
 
 
@@ -32,24 +32,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.ns
-
-
-def frame(number: int, data: bytes, *, extended: bool = False) -> can.Message:
-    return can.Message(arbitration_id=number, data=data, is_extended_id=extended)
-
-
-def speed(kmh: float, counter: int) -> can.Message:
-    return frame(SPEED, round(kmh * 100).to_bytes(2, "little") + bytes(5) + bytes([counter % 16]))
-
-
-def pedals(thrust: float, brake: float, counter: int) -> can.Message:
-    data = round(thrust * 10).to_bytes(2, "little") + round(brake * 10).to_bytes(2, "little")
-    return frame(PEDALS, data + bytes(3) + bytes([counter % 16]))
-
-
-def battery(amps: float, volts: float, counter: int) -> can.Message:
-    data = round(amps * 10).to_bytes(2, "big", signed=True) + round(volts * 10).to_bytes(2, "big")
-    return frame(BATTERY, data + bytes(3) + bytes([counter % 16]))
 
 
 @pytest.fixture
