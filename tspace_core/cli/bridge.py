@@ -181,7 +181,7 @@ def _expect(client: Any, kind: type[Any]) -> "Message":
     deadline = time.monotonic() + _ANSWER_S
     while (left := deadline - time.monotonic()) > 0:
         message: Message | None = client.receive(left)
-        if isinstance(message, kind):
+        if message is not None and isinstance(message, kind):
             return message
         if isinstance(message, Failed):
             raise ChannelError(message.reason)
