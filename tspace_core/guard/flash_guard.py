@@ -141,15 +141,17 @@ class FlashGuard:
         if resume is not None:
             resumed, why = self._resume(resume, mark)
         if self.state == "LOCKED" or not self._record(
-            "armed", by=by, resumed=resumed, campaign=campaign, reason=why
+            "armed", state="ARMED", by=by, resumed=resumed, campaign=campaign, reason=why
         ):
             return ArmResult(ok=False, reason=self.cause, resumed=False, live=self.live)
         with self._mutex:
-            if self._commands.mark() != mark:
-                return self._not_armed(by, f"called off meanwhile: {self.cause}")
-            self.state, self.cause = "ARMED", f"armed by {by}"
-            self._unanswered = 0
-            self._watch.begin(self._now_ns())
+            called_off = self._commands.mark() != mark
+            if not called_off:
+                self.state, self.cause = "ARMED", f"armed by {by}"
+                self._unanswered = 0
+                self._watch.begin(self._now_ns())
+        if called_off:
+            return self._not_armed(by, f"called off meanwhile: {self.cause}")
         return ArmResult(ok=True, reason=why, resumed=resumed, live=self.live)
 
     def propose(self, proposal: Proposal) -> FlashOutcome:
@@ -414,12 +416,7 @@ class FlashGuard:
                 self.state = "LOCKED"
                 self.cause = f"{cause}; the reference page was not confirmed: {problem}"
             self._arming.end()
-        fields: dict[str, Any] = {
-            "asked": event,
-            "before": before,
-            "why": cause,
-            "confirmed": self._confirmed,
-        }
+        fields: dict[str, Any] = {"asked": event, "before": before, "why": cause}
         if later:
             self._notes.append(("fallen", fields))
         else:
