@@ -146,11 +146,11 @@ def test_join_names_the_tasks_that_did_not_end_instead_of_hanging() -> None:
 def test_once_stopping_nothing_is_started_and_a_running_name_is_not_taken_twice() -> None:
     ran: list[str] = []
     with Supervisor("test") as supervisor:
-        supervisor.start("one", lambda: none(supervisor.stopping.wait()))
+        assert supervisor.start("one", lambda: none(supervisor.stopping.wait()))
         with pytest.raises(ValueError, match="'one' is running already"):
             supervisor.start("one", lambda: None)
         supervisor.stop("enough")
-        supervisor.start("late", lambda: ran.append("late"))
+        assert not supervisor.start("late", lambda: ran.append("late"))
     assert ran == []
 
 

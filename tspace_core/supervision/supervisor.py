@@ -44,8 +44,8 @@ class Supervisor:
         # Actions run in a thread of their own, so that ``stop`` never waits for one that blocks.
         self._stopper: threading.Thread | None = None
 
-    def start(self, name: str, target: Callable[[], None]) -> None:
-        """Run ``target`` in a thread of that name. Once stopping has begun nothing is started any more.
+    def start(self, name: str, target: Callable[[], None]) -> bool:
+        """Run ``target`` in a thread of that name; False: stopping has begun and nothing is started any more.
 
         Raises:
             ValueError: a task of that name is running.
@@ -53,7 +53,7 @@ class Supervisor:
         with self._lock:
             if self.stopping.is_set():
                 _log.info("%s: %s is not started, it is stopping: %s", self.name, name, self.cause)
-                return
+                return False
             running = self._tasks.get(name)
             if running is not None and running.is_alive():
                 message = f"{self.name}: a task named {name!r} is running already, give this one another name"
@@ -64,6 +64,7 @@ class Supervisor:
             )
             thread.start()
             self._tasks[name] = thread
+            return True
 
     def on_stop(self, name: str, action: Callable[[], None]) -> None:
         """Run ``action`` once when stopping begins, the last registered first; at once if it has begun."""

@@ -81,6 +81,7 @@ class WindowBuilder:
         self.lost = 0
         self._last: Observation | None = None
         self._first_ns: int | None = None
+        self._dropped_in_row: int = 0
         self._clear()
 
     def reset(self) -> None:
@@ -92,7 +93,8 @@ class WindowBuilder:
     def push(self, observation: Observation) -> Window | None:
         """Take the next sample; return the window that it completes or breaks.
 
-        A sample that comes too late, twice or out of order is left out and counted in ``dropped``.
+        A sample that comes too late, twice or out of order is left out and counted in ``dropped``; where as
+        many as a window has are left out in a row, that is an invalid window.
         """
         broken: Window | None = None
         if self._clock_was_set(observation):
@@ -102,7 +104,11 @@ class WindowBuilder:
             if why is not None:
                 self.dropped[why] += 1
                 self._counter_errors += why in (DUPLICATE, OUT_OF_ORDER)
-                return None
+                self._dropped_in_row += 1
+                if self._dropped_in_row < self._length:
+                    return None
+                return self._break(f"{self._length} samples in a row were dropped, the last one: {why}")
+        self._dropped_in_row = 0
         if self._last is not None and observation.time_ns - self._last.time_ns > self._stale_ns:
             gap = (observation.time_ns - self._last.time_ns) / _NS
             broken = self._break(f"no sample for {gap:.2f} s, the limit is {self._stale_ns / _NS:g} s")
@@ -119,6 +125,7 @@ class WindowBuilder:
         self._distance_m = 0.0
         self._reason = ""
         self._counter_errors = 0
+        self._dropped_in_row = 0
 
     def _clock_was_set(self, new: Observation) -> bool:
         """A stamp that steps back together with the wall clock, by more than any sample may be late."""
