@@ -16,10 +16,10 @@ from functools import cache
 import dagster as dg
 
 from tspace_core.config import settings
-from tspace_pipelines.defs import catalogue, episodes, evaluation, raw_logs, replay, training
+from tspace_pipelines.defs import catalogue, episodes, evaluation, online, raw_logs, replay, training
 from tspace_pipelines.resources import LakeResource
 
-AREAS = (raw_logs, episodes, replay, training, evaluation, catalogue)
+AREAS = (raw_logs, episodes, replay, training, evaluation, online, catalogue)
 
 
 def build() -> dg.Definitions:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -36,3 +38,11 @@ def rewards_and_speeds(
     time = np.concatenate(times)
     order = np.argsort(time, kind="stable")
     return time[order] - time.min(), np.concatenate(rewards)[order], np.concatenate(speeds)[order]
+
+
+def episode_strips(title: str, signal: str, paths: Sequence[Path]) -> dg.MetadataValue[Any]:
+    """The plot of episodes: reward, and highest value of the state window's first signal, over time."""
+    from tspace_pipelines.strip_chart import Strip, strip_chart
+
+    times, rewards, speeds = rewards_and_speeds(paths)
+    return strip_chart(title, [Strip("reward", times, rewards), Strip(f"highest {signal}", times, speeds)])

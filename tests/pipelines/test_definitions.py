@@ -37,6 +37,7 @@ EXPECTED: dict[str, Any] = {
     "jobs": {
         "build_replay_buffer": {"tspace/lane": "replay"},
         "logs_to_episodes": {"tspace/lane": "logs"},
+        "online_episodes": {"dagster/max_retries": "0", "tspace/lane": "online"},
         "refresh_catalogue": {},
         "register_logs": {"tspace/lane": "logs"},
         "retrain": {"tspace/lane": "training"},
@@ -44,11 +45,12 @@ EXPECTED: dict[str, Any] = {
     "sensors": {
         "automation": (30, "RUNNING", []),
         "inbox_sensor": (15, "RUNNING", ["logs_to_episodes"]),
+        "online_sensor": (2, "RUNNING", ["online_episodes"]),
         "replay_sensor": (30, "RUNNING", ["build_replay_buffer"]),
         "retraining_sensor": (60, "RUNNING", ["retrain"]),
     },
     "schedules": {"nightly_retraining": ("30 1 * * *", "UTC", "RUNNING", "retrain")},
-    "resources": ["duckdb", "inbox", "lake", "reports", "retraining", "tracking"],
+    "resources": ["duckdb", "inbox", "lake", "online", "reports", "retraining", "tracking"],
 }
 
 

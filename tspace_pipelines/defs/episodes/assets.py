@@ -20,8 +20,7 @@ from tspace_pipelines.resources import LakeResource
 def episodes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
     """Runs of records (time, state, action, reward, next state) cut from the signals of a log."""
     from tspace_core.storage.episodes_stage import store_episodes
-    from tspace_pipelines.episode_figures import rewards_and_speeds
-    from tspace_pipelines.strip_chart import Strip, strip_chart
+    from tspace_pipelines.episode_figures import episode_strips
 
     found = lake.open()
     with clear_failure():
@@ -33,10 +32,6 @@ def episodes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materi
             **as_metadata(summary.model_dump(exclude={"key", "fingerprint"})),
         }
     if summary.paths:
-        times, rewards, speeds = rewards_and_speeds(summary.paths)
-        strips = [
-            Strip("reward", times, rewards),
-            Strip(f"highest {vehicle.sampling.signals[0]}", times, speeds),
-        ]
-        metadata["plot"] = strip_chart(f"{context.partition_key}: records", strips)
+        title = f"{context.partition_key}: records"
+        metadata["plot"] = episode_strips(title, vehicle.sampling.signals[0], summary.paths)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(summary.fingerprint))

@@ -1,0 +1,60 @@
+"""The long run that drives one vehicle."""
+
+import dagster as dg
+from pydantic import Field
+
+from tspace_core.config import load_vehicle
+from tspace_pipelines.metadata import clear_failure
+from tspace_pipelines.resources import LakeResource
+
+
+class DriveConfig(dg.Config):
+    """Which vehicle and how."""
+
+    vehicle: str = Field(description="vehicle id")
+    infer: bool = Field(default=False, description="drive with the released agent, learn nothing")
+    observe: bool = Field(default=False, description="flash nothing: record only")
+    episodes: int | None = Field(
+        default=None, ge=1, description="end after so many; None: until the HMI's exit"
+    )
+    begin: bool = Field(
+        default=False, description="begin the first episode at once: the HMI has asked for it"
+    )
+
+
+@dg.op(tags={"tspace/layer": "online"})
+def drive_online(context: dg.OpExecutionContext, config: DriveConfig, lake: LakeResource) -> None:
+    """Drive until the HMI's exit or the wanted number of episodes; each is reported as it is stored."""
+    from tspace_core.online.avatar import Avatar, AvatarOptions
+
+    from tspace_pipelines.online_report import EpisodeReporter
+
+    with clear_failure():
+        vehicle = load_vehicle(config.vehicle)
+        found = lake.open()
+        options = AvatarOptions(
+            infer=config.infer,
+            observe=config.observe,
+            episodes=config.episodes,
+            begin=config.begin,
+            run_id=context.run_id,
+        )
+        summary = Avatar(
+            vehicle,
+            found,
+            options,
+            on_episode=EpisodeReporter(context, found, vehicle),
+            tell=context.log.info,
+        ).run()
+    context.log.info(str(summary))
+
+
+@dg.job(
+    executor_def=dg.in_process_executor,
+    # A run that fails is asked for again by its request; a second worker beside a half-dead one never is.
+    tags={"tspace/lane": "online", "dagster/max_retries": "0"},
+    description="Observe, infer, flash and learn on one vehicle, for as long as it drives.",
+)
+def online_episodes() -> None:
+    """One vehicle's online run."""
+    drive_online()
