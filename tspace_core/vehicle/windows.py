@@ -29,7 +29,7 @@ class Window:
     """W samples in a row, or what there was of them until the row broke.
 
     Attributes:
-        start_ns: ns UTC of the first sample.
+        start_ns: ns UTC of the first sample; where it has none, of the moment at which that was noticed.
         samples: (W, signals) float32 in the order of ``sampling.signals``; fewer rows where it is not whole.
         energy_wh: electric energy of the steps that end at its samples, discharge positive.
         distance_m: of the same steps.
@@ -98,7 +98,7 @@ class WindowBuilder:
         """
         broken: Window | None = None
         if self._clock_was_set(observation):
-            broken = self._break("the clock was set back")
+            broken = self._break("the clock was set back", observation.time_ns)
         else:
             why = self._why_dropped(observation)
             if why is not None:
@@ -107,11 +107,13 @@ class WindowBuilder:
                 self._dropped_in_row += 1
                 if self._dropped_in_row < self._length:
                     return None
-                return self._break(f"{self._length} samples in a row were dropped, the last one: {why}")
+                reason = f"{self._length} samples in a row were dropped, the last one: {why}"
+                return self._break(reason, observation.received_ns or observation.time_ns)
         self._dropped_in_row = 0
         if self._last is not None and observation.time_ns - self._last.time_ns > self._stale_ns:
             gap = (observation.time_ns - self._last.time_ns) / _NS
-            broken = self._break(f"no sample for {gap:.2f} s, the limit is {self._stale_ns / _NS:g} s")
+            reason = f"no sample for {gap:.2f} s, the limit is {self._stale_ns / _NS:g} s"
+            broken = self._break(reason, observation.time_ns)
         self._count_lost(observation)
         self._add(observation)
         if broken is not None:
@@ -206,7 +208,7 @@ class WindowBuilder:
     def _finish(self) -> Window:
         assert self._last is not None
         reason = self._reason or self._wrong_rate(self._last.time_ns) or self._too_many_errors()
-        window = self._window(reason)
+        window = self._window(reason, self._last.time_ns)
         self._clear()
         return window
 
@@ -228,20 +230,20 @@ class WindowBuilder:
             return ""
         return f"{self._counter_errors} samples out of their order or lost, fewer than {most} are tolerable"
 
-    def _break(self, reason: str) -> Window:
-        window = self._window(reason)
+    def _break(self, reason: str, now_ns: int) -> Window:
+        window = self._window(reason, now_ns)
         self._last = None
         self._first_ns = None
         self._clear()
         return window
 
-    def _window(self, reason: str) -> Window:
+    def _window(self, reason: str, now_ns: int) -> Window:
         rows = np.array(self._rows, np.float64).reshape(len(self._rows), len(self._names))
         samples = np.ascontiguousarray(rows[:, self._columns], np.float32)
         speeds = rows[:, self._place["velocity"]] if "velocity" in self._place else np.zeros(len(rows))
-        end_ns = 0 if self._last is None else self._last.time_ns
+        end_ns = now_ns if self._last is None or not self._rows else self._last.time_ns
         return Window(
-            start_ns=self._start_ns if self._rows else end_ns,
+            start_ns=self._start_ns if self._rows else now_ns,
             samples=samples,
             energy_wh=self._energy_ws / 3600.0,
             distance_m=self._distance_m,
