@@ -116,6 +116,7 @@ class RecordingReport:
         lost_records: steps that did not become a record of a stored piece, by reason.
         clipped_records: records with a cell beyond the budget.
         short_pieces: pieces with too few records.
+        short_records: the records in them.
         ended: pieces by what ended them.
     """
 
@@ -124,6 +125,7 @@ class RecordingReport:
     lost_records: Counter[str] = field(default_factory=Counter)
     clipped_records: int = 0
     short_pieces: int = 0
+    short_records: int = 0
     ended: Counter[str] = field(default_factory=Counter)
 
 
@@ -217,12 +219,15 @@ class EpisodeBuilder:
         step = self._open
         if step is not None and step.half is None and (step.action is None or step.action.lost is None):
             self._open = None  # the last state window is whole as the next state of the step before
+        elif step is not None and step.action is not None and step.action.lost is not None:
+            self._close_piece(f"interrupted: {step.action.lost}")
         self._drop_open(UNFINISHED)
         self._close_piece(reason)
         episodes: list[Episode] = []
         for records, ended in self._pieces:
             if len(records) < self._vehicle.episodes.minimum_records:
                 self.report.short_pieces += 1
+                self.report.short_records += len(records)
                 self.report.lost_records[TOO_FEW] += len(records)
                 continue
             self.report.ended[ended] += 1

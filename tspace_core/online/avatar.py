@@ -1,0 +1,424 @@
+"""One vehicle's online run: it observes, infers, flashes and learns for as long as the vehicle drives.
+
+::
+
+    VehicleInterface --stream--> control (Cruncher.filter) --lessons--> keeper --> learner, lake,
+            ^------consume----------'                                              MLflow, caller
+
+Everything heavy is imported and opened before the first datagram is listened to. The run ends at the HMI's
+exit, after the wanted number of episodes, when the watchdog trips, when somebody stops it, or when any task
+crashes: then in the same way, with the first cause.
+"""
+
+import fcntl
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tspace_core.agents.tracking import NullTracker, RunTracker, Status
+from tspace_core.config import (
+    DDPGHyperparameters,
+    TorqueMap,
+    Vehicle,
+    load_driver,
+    load_hyperparameters,
+    load_site,
+)
+from tspace_core.errors import OnlineError, StorageError
+from tspace_core.online.agent_choice import Choice, ReleaseWatch, choose, learner_run
+from tspace_core.online.cruncher import Car, Cruncher, CruncherSetup
+from tspace_core.online.driver_agent import DriverAgent, first_agent
+from tspace_core.online.heartbeat import beat_until_stopped
+from tspace_core.online.keeper import Keeper, KeeperSetup, Learner
+from tspace_core.online.learner import LearnerFailed, LearnerProcess
+from tspace_core.online.learner_protocol import LearnerSpec
+from tspace_core.online.results import EpisodeResult, RunSummary
+from tspace_core.online.run_state import RunState, RunStateFile
+from tspace_core.storage.champion import Champion
+from tspace_core.storage.lake import Lake
+from tspace_core.storage.replay import Replay, versions_of
+from tspace_core.supervision import Supervisor, stop_on_signals
+from tspace_core.supervision.supervisor import describe
+from tspace_core.vehicle.kvaser import KvaserCAN, KvaserOptions
+from tspace_core.vehicle.states import Event
+
+_log = logging.getLogger(__name__)
+
+JOIN_S = 90.0
+"""Longest time in which a run that ends may store what it has."""
+EXPERIMENT = "tspace-online"
+
+
+@dataclass(frozen=True)
+class AvatarOptions:
+    """How a run drives.
+
+    Attributes:
+        infer: the released policy without noise; nothing is learned.
+        observe: nothing is proposed; records with zero actions.
+        episodes: end after so many stored ones; None: until exit.
+        begin: begin the first episode at once: the HMI has asked for it already.
+        run_id: as whoever starts the run calls it; empty: one is made up.
+        hmi: source of the person's requests, udp or dummy; None: the settings'.
+        by: who asks for flashes, for the audit log.
+        token: signed campaign token, where the vehicle wants one.
+        resume: go on from the last live map.
+        track: metrics go to MLflow.
+        signals: SIGINT and SIGTERM end the run; for the main thread only.
+    """
+
+    infer: bool = False
+    observe: bool = False
+    episodes: int | None = None
+    begin: bool = False
+    run_id: str = ""
+    hmi: str | None = None
+    by: str = "avatar"
+    token: str | None = None
+    resume: bool = True
+    track: bool = True
+    signals: bool = False
+
+    @property
+    def mode(self) -> str:
+        """train, infer or observe."""
+        return "observe" if self.observe else "infer" if self.infer else "train"
+
+
+class Requests(Protocol):
+    """Where a person's requests go."""
+
+    def post(self, event: Event, cause: str) -> bool:
+        """Let something happen."""
+
+
+class IgnitableCar(Car, Protocol):
+    """A vehicle interface whose tasks can be started."""
+
+    @property
+    def control(self) -> Requests:
+        """Takes requests."""
+
+    def ignite(self, supervisor: Supervisor) -> None:
+        """Connect and start every task."""
+
+
+ResumeFrom = Callable[[], TorqueMap | None]
+CarFactory = Callable[[Vehicle, AvatarOptions, ResumeFrom], IgnitableCar]
+LearnerFactory = Callable[[LearnerSpec], Learner]
+
+
+class Avatar:
+    """Orchestrates one vehicle's online run; ``run`` does all of it, once.
+
+    Args:
+        vehicle: which.
+        lake: where episodes, checkpoints and, below ``online/<vehicle id>``, the run's state lie.
+        options: how.
+        on_episode: called with every stored episode, off the control path.
+        tell: called with lines for people.
+        car: makes the vehicle interface; default: KvaserCAN.
+        learner: makes the learner; default: a process of its own.
+        tracker: default: MLflow where ``options.track``.
+        hyper: hyperparameters; default: those in conf/.
+
+    Attributes:
+        summary: what the run did so far.
+        began: whether it came so far as to wait for begin.
+    """
+
+    def __init__(
+        self,
+        vehicle: Vehicle,
+        lake: Lake,
+        options: AvatarOptions | None = None,
+        *,
+        on_episode: Callable[[EpisodeResult], object] = lambda result: None,
+        tell: Callable[[str], object] = lambda line: None,
+        car: CarFactory | None = None,
+        learner: LearnerFactory | None = None,
+        tracker: RunTracker | None = None,
+        hyper: DDPGHyperparameters | None = None,
+    ) -> None:
+        self.vehicle = vehicle
+        self.lake = lake
+        options = options or AvatarOptions()
+        self.options = replace(options, run_id=options.run_id or uuid.uuid4().hex[:12])
+        self.folder = lake.root / "online" / vehicle.id
+        self._on_episode = on_episode
+        self._tell = tell
+        self._car = car or kvaser_car
+        self._learner = learner or LearnerProcess
+        self._tracker = tracker
+        self._hyper = hyper
+        self.began = False
+        self.summary = RunSummary(vehicle.id, self.options.run_id, 0, self.options.mode)
+
+    def run(self) -> RunSummary:
+        """Drive until the run ends.
+
+        Returns:
+            What it did; the same is ``summary``, also where the run failed.
+
+        Raises:
+            OnlineError: it had to end, or another run of the vehicle goes on; names the first cause.
+            TspaceError: it cannot begin: no bridge, no agent, a wrong setting, ...
+            BaseException: what the main thread was interrupted with, after all has been stored.
+        """
+        with self._alone():
+            return self._run()
+
+    def _run(self) -> RunSummary:
+        options, vehicle = self.options, self.vehicle
+        states = RunStateFile(self.folder, vehicle)
+        state = states.load()
+        choice, hyper = self._choose()
+        state = self._begun(states, state, choice)
+        self.summary.generation = state.generation
+        tracker = self._tracking()
+        status: Status = "FAILED"
+        learner: Learner | None = None
+        keeper: Keeper | None = None
+        tracked: str | None = None
+        supervisor = Supervisor(f"avatar {vehicle.id}")
+        try:
+            tracked = tracker.start(hyper.model_dump(mode="json"), self._tags(state, choice))
+            if options.mode == "train":
+                learner = self._start_learner(hyper, choice.run, choice)
+            agent = self._agent(choice, hyper)
+            setup = KeeperSetup(
+                vehicle=vehicle,
+                lake=self.lake,
+                states=states,
+                tracker=tracker,
+                tracked=tracked,
+                releases=ReleaseWatch(self.lake, vehicle.id, choice.released),
+                make_learner=(lambda released: self._exchanged(hyper, released)) if learner else None,
+                on_episode=self._on_episode,
+                tell=self._tell,
+                enough=supervisor.stop,
+                wanted=options.episodes,
+            )
+            keeper = Keeper(setup, state, self.summary, learner)
+            learner = None  # the keeper's from now on: it may exchange it
+            self._drive(supervisor, keeper, agent, states.resumable(state) if options.resume else None)
+            status = "FAILED" if self.summary.failed else "FINISHED"
+        except BaseException as error:
+            status = "KILLED" if not isinstance(error, Exception) else "FAILED"
+            self.summary.cause = self.summary.cause or describe(error)
+            raise
+        finally:
+            self._finish(states, keeper, learner, tracker if tracked is not None else None, status)
+        if self.summary.failed:
+            message = f"{vehicle.id}: the online run had to end: {self.summary.cause}"
+            raise OnlineError(message)
+        return self.summary
+
+    def _drive(
+        self, supervisor: Supervisor, keeper: Keeper, agent: DriverAgent | None, resume: TorqueMap | None
+    ) -> None:
+        vehicle, options = self.vehicle, self.options
+        # The interface asks for the live map to go on from, which only the loop behind it knows.
+        car = self._car(vehicle, options, lambda: cruncher.resume)
+        setup = CruncherSetup(
+            vehicle=vehicle,
+            site=load_site(vehicle.site),
+            driver_id=load_driver(vehicle.driver).id,
+            agent=agent,
+            first_number=keeper.state.episodes + 1,
+            resume=resume,
+        )
+        cruncher = Cruncher(car, setup, keeper)
+        tasks = {
+            "sign_of_life": lambda: beat_until_stopped(
+                supervisor, self.folder, vehicle.id, options.run_id, lambda: (cruncher.state, cruncher.number)
+            ),
+            "keeper": lambda: _then(keeper.keep, keeper.close),
+            "control": lambda: _then(cruncher.filter, keeper.close),
+        }
+        with stop_on_signals(supervisor) if options.signals else nullcontext():
+            try:
+                for name, task in tasks.items():
+                    supervisor.start(name, task)
+                self._ignite(car, supervisor)
+                supervisor.wait()
+            except BaseException as error:
+                supervisor.stop(describe(error))
+                raise
+            finally:
+                self._wind_up(supervisor, cruncher)
+
+    def _ignite(self, car: IgnitableCar, supervisor: Supervisor) -> None:
+        try:
+            car.ignite(supervisor)
+        except BaseException:
+            car.stream.close()
+            raise
+        self.began = True
+        self._tell(f"{self.vehicle.id}: {self.options.mode}, waiting for begin")
+        if self.options.begin:
+            car.control.post(Event.BEGIN, "HMI: begin, heard before the run")
+
+    def _wind_up(self, supervisor: Supervisor, cruncher: Cruncher) -> None:
+        """Wait until what the tasks have is stored, and note why the run ended."""
+        late = supervisor.join(JOIN_S)
+        if late:
+            self.summary.notes.append(f"did not end within {JOIN_S:g} s: {', '.join(late)}")
+        self.summary.latency_ms = cruncher.latency.summary_ms()
+        self.summary.cause = supervisor.cause or ""
+        self.summary.failed = supervisor.error is not None or (
+            cruncher.ended is not None and cruncher.ended.failed
+        )
+
+    def _choose(self) -> tuple[Choice, DDPGHyperparameters]:
+        hyper = self._hyper or load_hyperparameters()
+        return choose(self.lake, self.vehicle, hyper, infer=self.options.infer), hyper
+
+    def _begun(self, states: RunStateFile, state: RunState, choice: Choice) -> RunState:
+        changes = {
+            "generation": state.generation + 1,
+            "run_id": self.options.run_id,
+            "learner_run": choice.run if self.options.mode == "train" else state.learner_run,
+            "champion": choice.released.sha256 if choice.released is not None else None,
+            "ended": "",
+        }
+        try:
+            return states.save(state.model_copy(update=changes))
+        except OSError as error:
+            message = f"{self.folder} cannot be written ({error}); make room or correct the rights"
+            raise StorageError(message) from error
+
+    def _agent(self, choice: Choice, hyper: DDPGHyperparameters) -> DriverAgent | None:
+        if self.options.observe:
+            return None
+        root = self.lake.replay(self.vehicle.id)
+        replay = Replay.open(root) if choice.checkpoint is None and versions_of(root) else None
+        return first_agent(
+            self.vehicle, hyper, checkpoint=choice.checkpoint, replay=replay, infer=self.options.infer
+        )
+
+    def _start_learner(self, hyper: DDPGHyperparameters, run: str, choice: Choice) -> Learner:
+        spec = LearnerSpec.of(
+            self.vehicle,
+            hyper,
+            lake=self.lake.root,
+            folder=self.folder / "learner",
+            run=run,
+            start_from=choice.start_from,
+        )
+        learner = self._learner(spec)
+        learner.start()
+        if isinstance(learner, LearnerProcess):
+            ready = learner.wait_ready()
+            if isinstance(ready, LearnerFailed):
+                learner.stop()
+                message = f"the learner of {self.vehicle.id} cannot begin: {ready.cause}"
+                raise OnlineError(message)
+            self.summary.notes.extend(ready.notes)
+            for note in ready.notes:
+                self._tell(f"learner: {note}")
+        return learner
+
+    def _exchanged(self, hyper: DDPGHyperparameters, released: Champion | None) -> Learner:
+        run = learner_run(self.vehicle, hyper, released)
+        start_from = released.checkpoint if released is not None else None
+        return self._start_learner(hyper, run, Choice(start_from, released, run, start_from))
+
+    def _tracking(self) -> RunTracker:
+        if self._tracker is not None:
+            return self._tracker
+        if not self.options.track:
+            return NullTracker()
+        from tspace_core.agents.tracking import Tracker
+
+        return Tracker(experiment=EXPERIMENT, run_name=f"{self.vehicle.id}-{self.options.run_id}")
+
+    def _tags(self, state: RunState, choice: Choice) -> dict[str, str]:
+        return {
+            "vehicle": self.vehicle.id,
+            "mode": self.options.mode,
+            "run_id": self.options.run_id,
+            "generation": str(state.generation),
+            "checkpoint": str(choice.checkpoint),
+            "champion": choice.released.sha256 if choice.released is not None else "none",
+        }
+
+    def _finish(
+        self,
+        states: RunStateFile,
+        keeper: Keeper | None,
+        learner: Learner | None,
+        tracker: RunTracker | None,
+        status: Status,
+    ) -> None:
+        """Let go of everything; trouble here is noted, it never hides why the run ended."""
+        learner = keeper.learner if keeper is not None else learner
+        if learner is not None:
+            self._quietly("the learner", lambda: self._stop_learner(learner))
+        if tracker is not None:
+            self._quietly("tracking", lambda: tracker.finish(status))
+        state = keeper.state if keeper is not None else states.load()
+        changes = {"ended": self.summary.cause or "finished"}
+        self._quietly("the run's state", lambda: states.save(state.model_copy(update=changes)))
+
+    def _stop_learner(self, learner: Learner) -> None:
+        self.summary.checkpoint = learner.stop() or self.summary.checkpoint
+
+    def _quietly(self, what: str, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:
+            _log.exception("%s: %s could not be ended", self.vehicle.id, what)
+            self.summary.notes.append(f"{what} could not be ended: {error}")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "run.lock").open("a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                message = (
+                    f"a run of {self.vehicle.id} goes on already (process "
+                    f"{file.read().strip() or 'unknown'}): one run a vehicle; stop that one first"
+                )
+                raise OnlineError(message) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def kvaser_car(vehicle: Vehicle, options: AvatarOptions, resume: ResumeFrom) -> IgnitableCar:
+    """The vehicle on its CAN bus, behind the bridge."""
+
+    def table() -> NDArray[np.float32] | None:
+        live = resume()
+        return None if live is None else live.table
+
+    return KvaserCAN(
+        vehicle,
+        KvaserOptions(
+            observe_only=options.observe,
+            run_id=options.run_id,
+            by=options.by,
+            token=options.token,
+            resume=table,
+            hmi=options.hmi,
+        ),
+    )
+
+
+def _then(task: Callable[[], None], last: Callable[[], None]) -> None:
+    try:
+        task()
+    finally:
+        last()

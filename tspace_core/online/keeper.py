@@ -1,0 +1,312 @@
+"""Everything that happens with records and episodes off the control path, in their order.
+
+One task takes what the control loop puts into one queue: records go to the learner, episodes are learned
+from, stored, tracked and reported. It may take its time; the control loop goes on with the next episode.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from tspace_core.agents.tracking import RunTracker
+from tspace_core.config import Vehicle
+from tspace_core.errors import OnlineError, StorageError
+from tspace_core.online.agent_choice import ReleaseWatch
+from tspace_core.online.cruncher import FinishedEpisode
+from tspace_core.online.learner import LearnerFailed
+from tspace_core.online.learner_protocol import EpisodeLearned
+from tspace_core.online.recording import Record
+from tspace_core.online.results import (
+    EpisodeResult,
+    RunSummary,
+    counts_of,
+    smoothed,
+    total_reward,
+    training_log,
+)
+from tspace_core.online.run_state import RunState, RunStateFile
+from tspace_core.storage.champion import Champion
+from tspace_core.storage.lake import Lake
+from tspace_core.storage.online_episodes import store_online_episode
+from tspace_core.storage.replay import ReplayBatch
+from tspace_core.supervision import Pipeline, PipelineClosed
+
+_log = logging.getLogger(__name__)
+
+QUEUE = 4096
+"""Records and episodes that wait at most: hours of driving."""
+HAND_OVER_S = 5.0
+RESTARTS = 2
+"""Times a learner that died is started again in one run."""
+
+
+class Learner(Protocol):
+    """What the keeper needs of a learner process."""
+
+    def start(self) -> None:
+        """Start the process, also again after it died."""
+
+    def add(self, records: ReplayBatch) -> bool:
+        """Hand records over; never waits."""
+
+    def end_episode(self, number: int, *, valid: bool) -> EpisodeLearned | LearnerFailed:
+        """Tell of an episode's end and wait for what it taught."""
+
+    def weights(self) -> Path | None:
+        """Newer weights, once."""
+
+    def stop(self) -> Path | None:
+        """Save and end; the newest checkpoint."""
+
+
+@dataclass(frozen=True)
+class KeeperSetup:
+    """What the keeper works with.
+
+    Attributes:
+        vehicle, lake: whose episodes, and where they are stored.
+        states: file of the run's state.
+        tracker, tracked: where metrics go, and the id of its run.
+        releases: looks for another release.
+        make_learner: makes and starts the learner that begins with a release; None: nothing is learned.
+        on_episode: called with every stored episode, on the keeper's own thread.
+        tell: called with lines for people.
+        enough: called when the wanted number of episodes is stored.
+        wanted: that number; None: no limit.
+    """
+
+    vehicle: Vehicle
+    lake: Lake
+    states: RunStateFile
+    tracker: RunTracker
+    tracked: str | None
+    releases: ReleaseWatch
+    make_learner: Callable[[Champion | None], Learner] | None
+    on_episode: Callable[[EpisodeResult], object]
+    tell: Callable[[str], object]
+    enough: Callable[[str], None]
+    wanted: int | None = None
+
+
+class Keeper:
+    """Takes over records and episodes; ``keep`` is a task of the run's supervisor.
+
+    Args:
+        setup: what it works with.
+        state: of the run.
+        summary: of the run; counted in place.
+        learner: running; None: nothing is learned.
+    """
+
+    def __init__(
+        self, setup: KeeperSetup, state: RunState, summary: RunSummary, learner: Learner | None
+    ) -> None:
+        self._setup = setup
+        self._queue: Pipeline[Record | FinishedEpisode | Champion] = Pipeline("lessons", QUEUE)
+        self._restarts = 0
+        self._exchanging = False
+        self.state = state
+        self.summary = summary
+        self.learner = learner
+
+    def record(self, record: Record) -> None:
+        """Take a record for the learner; never waits."""
+        if self.learner is not None and record.truthful and not self._queue.put(record, timeout_s=0.0):
+            self.summary.lost_records["not learned from: the learner is behind"] += 1
+
+    def finished(self, episode: FinishedEpisode) -> None:
+        """Take an episode.
+
+        Raises:
+            OnlineError: nobody takes any: storing hangs.
+        """
+        if not self._queue.put(episode, timeout_s=HAND_OVER_S):
+            message = f"episode {episode.number} cannot be handed over: {QUEUE} records and episodes wait"
+            raise OnlineError(message)
+
+    def weights(self) -> Path | None:
+        """Newer weights of the learner, unless it is being exchanged."""
+        learner = self.learner
+        return None if learner is None or self._exchanging else learner.weights()
+
+    def release(self) -> Path | None:
+        """Another release since the last call; the learner begins anew from it, too."""
+        found = self._setup.releases.newer()
+        if found is None:
+            return None
+        self._exchanging = self.learner is not None
+        self._queue.put(found, timeout_s=HAND_OVER_S)
+        return found.checkpoint
+
+    def close(self) -> None:
+        """Take nothing more; ``keep`` returns when all is done that was taken."""
+        self._queue.close()
+
+    def keep(self) -> None:
+        """Work until ``close`` and the queue is empty.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+            OnlineError: the learner dies again and again.
+        """
+        while True:
+            try:
+                item = self._queue.get()
+            except PipelineClosed:
+                return
+            if isinstance(item, Record):
+                if self.learner is not None:
+                    self.learner.add(batch_of(item))
+            elif isinstance(item, FinishedEpisode):
+                self._take(item)
+            else:
+                self._exchange(item)
+
+    def _take(self, episode: FinishedEpisode) -> None:
+        learned, note = self._learn(episode)
+        # The number is used up first: after a crash in between a number is left out, never given twice.
+        self._save(episode, {})
+        if not episode.valid:
+            self.summary.discarded += 1
+            self._setup.tell(f"episode {episode.number} thrown away: {episode.reason}")
+            return
+        result = self._store(episode, learned, note)
+        self._save(episode, {"running_reward": result.running_reward})
+        self.summary.count(result)
+        self._track(result)
+        self._setup.tell(result.line())
+        self._setup.on_episode(result)
+        if self._setup.wanted is not None and self.summary.episodes >= self._setup.wanted:
+            self._setup.enough(f"{self.summary.episodes} episodes done")
+
+    def _learn(self, episode: FinishedEpisode) -> tuple[EpisodeLearned | None, str | None]:
+        if self.learner is None:
+            return None, None
+        found = self.learner.end_episode(episode.number, valid=episode.valid)
+        if isinstance(found, EpisodeLearned):
+            return found, None
+        self.summary.notes.append(f"episode {episode.number}: {found.cause}")
+        if not found.alive:
+            self._restart(found)
+        return None, found.cause
+
+    def _restart(self, failed: LearnerFailed) -> None:
+        assert self.learner is not None
+        if self._restarts >= RESTARTS:
+            message = f"the learner died {self._restarts + 1} times, last: {failed.cause}"
+            raise OnlineError(message)
+        self._restarts += 1
+        _log.warning("the learner is started again: %s", failed.cause)
+        self.learner.start()
+
+    def _exchange(self, released: Champion) -> None:
+        self._setup.tell(f"{released.run} step {released.step} was released: it drives from now on")
+        if self.learner is not None and self._setup.make_learner is not None:
+            self.learner.stop()
+            self.learner = self._setup.make_learner(released)
+        self._exchanging = False
+        self.state = self.state.model_copy(update={"champion": released.sha256})
+
+    def _store(
+        self, episode: FinishedEpisode, learned: EpisodeLearned | None, note: str | None
+    ) -> EpisodeResult:
+        setup, value = self._setup, total_reward(episode)
+        running = (
+            smoothed(self.state.running_reward, value) if episode.episodes else self.state.running_reward
+        )
+        summary = store_online_episode(
+            setup.lake,
+            setup.vehicle,
+            episode.key,
+            episode.episodes,
+            counts=counts_of(episode, setup.vehicle.sampling.window),
+            training_log=training_log(episode, running, learned, note),
+            live_map=episode.live,
+        )
+        return EpisodeResult(
+            number=episode.number,
+            key=episode.key,
+            reason=episode.reason,
+            summary=summary,
+            total_reward=value,
+            running_reward=running,
+            flashes=dict(Counter(decision.result for decision in episode.decisions)),
+            latency_ms=episode.latency.summary_ms(),
+            learned=learned,
+            checkpoint=learned.checkpoint if learned is not None else None,
+            tracked=setup.tracked,
+            training_log=setup.lake.training_log(setup.lake.log_of(episode.key)),
+        )
+
+    def _save(self, episode: FinishedEpisode, changes: dict[str, object]) -> None:
+        agent = str(episode.agent) if episode.agent is not None else None
+        state = self.state.model_copy(update={"episodes": episode.number, "agent": agent, **changes})
+        try:
+            self.state = self._setup.states.save(state, episode.live if episode.valid else None)
+        except OSError as error:
+            message = (
+                f"the state of {self._setup.vehicle.id}'s run cannot be written to "
+                f"{self._setup.states.folder} ({error}); make room or correct the rights, then "
+                "begin the run again"
+            )
+            raise StorageError(message) from error
+
+    def _track(self, result: EpisodeResult) -> None:
+        """Metrics of an episode; a tracking server that is gone costs the metrics, not the drive."""
+        summary = result.summary
+        values: dict[str, float | None] = {
+            "episode_return": result.total_reward,
+            "running_reward": result.running_reward,
+            "records": float(summary.records),
+            "lost_records": float(sum(summary.lost_records.values())),
+            "energy_wh": summary.energy_wh,
+            "distance_km": summary.distance_m / 1000.0,
+            "duration_s": summary.duration_s,
+            "energy_wh_per_km": summary.energy_wh / (summary.distance_m / 1000.0)
+            if summary.distance_m
+            else None,
+            **{f"flashes_{name.lower()}": float(count) for name, count in result.flashes.items()},
+            **{f"proposal_ms_{name}": value for name, value in result.latency_ms.items() if name != "count"},
+        }
+        if result.learned is not None:
+            learned = result.learned
+            values |= {
+                "critic_loss": learned.critic_loss,
+                "actor_loss": learned.actor_loss,
+                "mean_q": learned.mean_q,
+                "saturated": learned.saturated,
+                "updates": float(learned.updates),
+                "total_updates": float(learned.total_updates),
+                "live_records": float(learned.live_records),
+            }
+        known = {name: value for name, value in values.items() if value is not None}
+        try:
+            self._setup.tracker.metrics(result.number, known)
+        except Exception as error:  # any trouble of a tracking server
+            note = f"episode {result.number} is not tracked: {error}"
+            _log.warning(note)
+            self.summary.notes.append(note)
+
+
+def batch_of(record: Record) -> ReplayBatch:
+    """One record as a batch."""
+    return ReplayBatch(
+        states=record.state[None],
+        actions=record.action[None],
+        rewards=np.array([record.reward], np.float32),
+        next_states=record.next_state[None],
+        terminals=np.zeros(1, np.float32),
+        first_rows=np.array([record.first_row], np.float32),
+    )
+
+
+def summary_json(summary: RunSummary) -> str:
+    """A run's summary as JSON, for logs and tools."""
+    content = {name: getattr(summary, name) for name in summary.__dataclass_fields__}
+    return json.dumps(content, default=str)
