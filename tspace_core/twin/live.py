@@ -13,6 +13,7 @@ from tspace_core.twin.fleet import Fleet
 from tspace_core.twin.live_bus import NodeBus, XcpNode
 from tspace_core.twin.live_events import Tell
 from tspace_core.twin.live_frames import LiveMessages
+from tspace_core.twin.route import Route
 from tspace_core.twin.truck import twin_parameters
 from tspace_core.twin.vcu import Vcu
 from tspace_core.twin.vcu_memory import xcp_config
@@ -31,7 +32,7 @@ class LiveOptions:
 
     Attributes:
         driver: id of a simulated driver.
-        cycle: name of a cycle.
+        cycle: name of a cycle, or a route.
         seed: of route and driver; each further drive has the next seed for its driver.
         repeat: drive the route again and again, or end with it.
         time_factor: the truck and its messages are so much faster than real time. The XCP session's
@@ -42,7 +43,7 @@ class LiveOptions:
     """
 
     driver: str = "habitual"
-    cycle: str = "truck_route"
+    cycle: str | Route = "truck_route"
     seed: int = 0
     repeat: bool = True
     time_factor: float = 1.0
@@ -94,7 +95,8 @@ class LiveTwin:
         self._rate_hz = 1.0 / self._step_s
         started = time.monotonic()
         self.faults = Faults(self._options.faults, lambda: time.monotonic() - started)
-        self._route = load_route(self._options.cycle, self._options.seed)
+        cycle = self._options.cycle
+        self._route = load_route(cycle, self._options.seed) if isinstance(cycle, str) else cycle
         self._drives = 0
         self._fleet = self._new_fleet()
         # The compiled core is loaded before anyone waits for it.
@@ -147,7 +149,6 @@ class LiveTwin:
                 if not self._advance():
                     return
                 done += 1
-            self._node.tick()
             stopping.wait(max(origin + done * step_s - time.monotonic(), SHORTEST_WAIT_S))
 
     def close(self) -> None:
@@ -161,6 +162,7 @@ class LiveTwin:
 
     def _advance(self) -> bool:
         """One step and its messages; False at the end of the last drive."""
+        self._node.tick()
         trace = self._fleet.advance(self._step_s)
         self.steps += 1
         for frame in self._messages.next(trace):
