@@ -104,6 +104,7 @@ class Bridge:
         self._decoder = Decoder(vehicle)
         self._silence_ns = round(vehicle.online.silence_s * 1e9)
         self._foreign = 0
+        self._locking = threading.Event()
         self._silent = False
 
     def stop(self, cause: str) -> None:
@@ -219,14 +220,15 @@ class Bridge:
         if frame.is_extended_id != self._xcp.extended:
             return
         self._foreign += 1
-        if self._task.guard.state != "LOCKED":
+        if self._task.guard.state != "LOCKED" and not self._locking.is_set():
+            self._locking.set()
             cause = f"a second XCP master sends on id {self._xcp.request_id:#x}; disconnect it"
             self._task.revert(cause)
-            self._task.submit(lambda: self._lock_once(cause))
+            self._task.submit(lambda: self._lock(cause))
 
-    def _lock_once(self, cause: str) -> None:
-        if self._task.guard.state != "LOCKED":
-            self._task.guard.lock(cause)
+    def _lock(self, cause: str) -> None:
+        self._task.guard.lock(cause)
+        self._locking.clear()
 
     def _on_begin(self) -> None:
         """A person at the vehicle began an episode: that clears a lock as `tspace arm` does."""

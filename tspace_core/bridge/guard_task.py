@@ -40,7 +40,7 @@ class GuardTask:
         self.guard = guard
         self._on_state = on_state
         self._commands: Pipeline[Command] = Pipeline("guard", _QUEUE, when_full="refuse")
-        self._reverts: Pipeline[tuple[str, Command | None]] = Pipeline("revert", 8, when_full="drop_oldest")
+        self._reverts: Pipeline[tuple[str, Command | None]] = Pipeline("revert", 8, when_full="refuse")
         self._afterwards: list[Command] = []
         self._told: tuple[str, str] = ("", "")
         self._reverting = threading.Event()
@@ -69,9 +69,11 @@ class GuardTask:
             then: called on the guard's thread when its state has followed.
         """
         try:
-            self._reverts.put((cause, then))
+            taken = self._reverts.put((cause, then))
         except PipelineClosed:
             return
+        if not taken and then is not None:  # others wait already, and one is as good as many
+            self.submit(partial(self._afterwards.append, then))
 
     def run(self, stopping: threading.Event, why: Callable[[], str]) -> None:
         """Serve until ``stopping`` is set, then bring the reference map back.
@@ -85,8 +87,9 @@ class GuardTask:
                 self._turn()
         finally:
             try:
-                self._reverting.wait(_END_S)
+                self.close()
                 self._guarded(lambda: self.guard.trip(f"bridge ends: {why() or 'a crash'}"))
+                self._reverting.wait(_END_S)
                 self._guarded(self.guard.tick)  # records what a revert left to be recorded
                 self._tell()
             finally:

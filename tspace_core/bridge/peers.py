@@ -65,6 +65,7 @@ class Peers:
         self._make_way, self._on_agent_gone = make_way, on_agent_gone
         self._on_flash, self._facts = on_flash, facts
         self._proposing = threading.Event()
+        self._leaving = False
         self.agent: Peer | None = None
         self.flashes: dict[str, int] = {}
 
@@ -76,6 +77,10 @@ class Peers:
         if self._task.ended.is_set():
             return Failed(reason="the bridge is ending")
         if peer.role == "agent":
+            if self._leaving:
+                return Failed(
+                    reason="the reference map of the run before is coming back; try again in a second"
+                )
             if self.agent is not None:
                 reason = f"{self.agent} flashes already, and only one agent may; end that run first"
                 return Failed(reason=reason)
@@ -95,10 +100,14 @@ class Peers:
     def closed(self, peer: Peer, cause: str) -> None:
         """A peer is gone; without its agent the vehicle drives by its reference map."""
         if peer == self.agent:
-            self.agent = None
+            # The next agent is not welcome before this one's end is done: it would meet that one, too.
+            self.agent, self._leaving = None, True
             self._proposing.clear()
-            self._task.revert(f"agent {peer.run_id} is gone: {cause}")
-            self._on_agent_gone()
+            self._task.revert(f"agent {peer.run_id} is gone: {cause}", self._left)
+
+    def _left(self) -> None:
+        self._leaving = False
+        self._on_agent_gone()
 
     def received(self, peer: Peer, message: Message) -> Message | None:
         """One message of a welcome peer."""
