@@ -179,7 +179,12 @@ class XcpMaster:
         """UNLOCK with a key, in as many parts as it needs; returns what is still locked."""
         answer = b""
         for packet in packets.unlock(self.slave, key):
-            answer = self._simple(Command.UNLOCK, packet, tries=1)
+            try:
+                answer = self._simple(Command.UNLOCK, packet, tries=1)
+            except XcpCommandError as error:
+                if error.code == ErrorCode.ERR_ACCESS_LOCKED:
+                    self._session.connected = False  # a wrong key ends the session, says the standard
+                raise
             packets.need(answer, 2, Command.UNLOCK)
         return packets.protected(answer[1])
 

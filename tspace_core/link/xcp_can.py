@@ -61,9 +61,7 @@ class XcpCan:
         if len(packet) > self.max_cto:
             message = f"an XCP packet of {len(packet)} bytes does not fit into a frame of {self.max_cto}"
             raise BusError(message)
-        length = next(one for one in FD_LENGTHS if one >= max(len(packet), _CLASSIC_BYTES))
-        filled = packet + bytes((FILL,)) * (length - len(packet))
-        self._bus.send(self._config.request_id, filled, extended=self._config.extended)
+        self._bus.send(self._config.request_id, filled(packet), extended=self._config.extended)
 
     def receive(self, timeout_s: float) -> bytes:
         """The next packet from the VCU.
@@ -124,6 +122,12 @@ class XcpCan:
             self._packets.put_nowait(item)
         except queue.Full:
             self.dropped += 1
+
+
+def filled(packet: bytes) -> bytes:
+    """A packet, filled to 8 bytes or the next length of an FD frame."""
+    length = next(one for one in FD_LENGTHS if one >= max(len(packet), _CLASSIC_BYTES))
+    return packet + bytes((FILL,)) * (length - len(packet))
 
 
 def ids_of(config: XcpConfig) -> Collection[int]:

@@ -39,7 +39,7 @@ class XcpSession:
         self.config = config
         self.connected = False
         self.strays = 0
-        """Packets that were no answer to the running command."""
+        """Answers that were none to the running command: late ones, or those to another master."""
         self.error_packet = b""
         """The last error packet, for what it carries behind the code."""
         self._unsure = False
@@ -164,8 +164,11 @@ class XcpSession:
         self, command: Command, packets: Sequence[bytes], take: Callable[[bytes], bool] | None, gap_s: float
     ) -> bytes:
         self._check(command)
+        strays = self.strays
         for packet in self.transport.discard():
             self._side_packet(command, packet)
+        if self.strays != strays and command not in (Command.SYNCH, Command.CONNECT):
+            self.synch()  # more may be on its way and be taken for the answer
         self._unsure = True  # until the answer is here, whatever ends the waiting
         for index, packet in enumerate(packets):
             if index and gap_s > 0:
@@ -209,8 +212,8 @@ class XcpSession:
 
     def _side_packet(self, command: Command, packet: bytes) -> None:
         """What is no answer to the running command: an event, a late answer, a measured value."""
-        self.strays += 1
         if packet[0] != Pid.EVENT:
+            self.strays += packet[0] in (Pid.RESPONSE, Pid.ERROR)
             _log.debug("%s: packet %s is no answer to it and is dropped", command.name, packet.hex(" "))
             return
         code = packet[1] if len(packet) > 1 else None
