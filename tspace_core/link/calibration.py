@@ -52,6 +52,7 @@ class Calibration:
         self._places = find_places(vehicle)
         self._maps: dict[str, MapPages] = {}
         self._map = self._pages_of(self._config.map_name)
+        self._fits = False  # whether the VCU of this session was seen to be one that the map fits into
         self._key_of: KeyFunction | None = None
         if self._config.unlock is not None:
             self._key_of = load_key_function(self._config.unlock)
@@ -68,9 +69,8 @@ class Calibration:
             XcpProtocolError: it has no calibration, another byte order, or other axes in its memory.
             LinkError: it does not answer as it must.
         """
-        for pages in self._maps.values():
-            pages.forget_all()
-        slave = self._master.connect()
+        self._connect()
+        slave = self._master.slave
         place = self._places[self._config.map_name]
         message = ""
         if not slave.resources & Resource.CAL_PAG:
@@ -83,7 +83,12 @@ class Calibration:
             self._master.disconnect()
             message += "; this VCU cannot be flashed, check vehicle and xcp section"
             raise XcpProtocolError(message)
-        check_stored_axes(self._master, place, self._vehicle)
+        try:
+            check_stored_axes(self._master, place, self._vehicle)
+        except LinkError:
+            self._master.disconnect()
+            raise
+        self._fits = True
 
     def close(self) -> None:
         """End the session; which page is in effect does not change, so put the reference there first."""
@@ -99,7 +104,7 @@ class Calibration:
 
     def identify(self) -> Identity:
         """Open the session where it is not open, and read VIN, software id and the map's address."""
-        if not self._master.connected:
+        if not self._master.connected or not self._fits:
             self.open()
         return Identity(
             vin=self._text(self._config.vin_name),
@@ -172,14 +177,14 @@ class Calibration:
                     raise
             else:
                 return
-        self.open()
+        self._connect()
         self.unlock()
         self._master.set_cal_page(PageMode.ECU, self._config.segment, page)
 
     def active_page(self) -> int:
         """The page in effect, asked of the VCU; a lost session is opened again first."""
         if not self._master.connected:
-            self.open()
+            self._connect()
         return self._master.get_cal_page(PageMode.ECU, self._config.segment)
 
     def keep_alive(self) -> None:
@@ -231,13 +236,25 @@ class Calibration:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _connect(self) -> None:
+        """A session that is good for pages, and for writing after ``open`` has looked at the VCU."""
+        self._fits = False
+        for pages in self._maps.values():
+            pages.forget_all()
+        self._master.connect()
+
     def _write(self, name: str, page: int, table: NDArray[np.float32]) -> int:
         pages, master = self._pages_of(name), self._master
         words = self._checked(name, pages, table)
         if page not in self._config.working_pages:
             message = f"page {page} is no working page {self._config.working_pages}; nothing was written"
             raise XcpError(message)
-        if self.active_page() == page:
+        if not self._fits:
+            message = (
+                "the session was opened anew since the VCU was identified; call identify() and unlock() first"
+            )
+            raise XcpProtocolError(message)
+        if master.get_cal_page(PageMode.ECU, self._config.segment) == page:
             message = f"page {page} is in effect; the VCU may be reading it, so write the idle page"
             raise XcpError(message)
         changed = pages.changed(page, words)
