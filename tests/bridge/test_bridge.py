@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import errno
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -81,6 +80,13 @@ def test_without_its_agent_the_vehicle_drives_by_its_reference_map(bridge: World
     until(lambda: bridge.report().agent is None, "the agent to be gone")
     assert bridge.report().state == "DISARMED"
     assert bridge.flashed().client.welcome.state == "DISARMED"  # the next run may
+
+
+def test_run_after_run_is_welcome(bridge: World) -> None:
+    for _ in range(30):
+        agent = bridge.agent()
+        bridge.operate(Revert(by="driver"))
+        agent.close()
 
 
 def test_a_hanging_agent_loses_the_map(bridge: World) -> None:
@@ -288,8 +294,7 @@ def test_begin_between_runs_becomes_a_request_and_clears_a_lock(bridge: World) -
     assert bridge.vehicle.xcp is not None
     bridge.bus.send(bridge.vehicle.xcp.request_id, b"\xff\x00")
     until(lambda: bridge.report().state == "LOCKED", "the lock")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hmi:
-        hmi.sendto(json.dumps({"status": "begin"}).encode(), ("127.0.0.1", bridge.udp))
+    bridge.hmi("begin")
     until(lambda: bridge.report().state == "DISARMED", "the lock to be cleared")
     spool = Spool(bridge.audit.parents[1], bridge.vehicle.id)
     until(lambda: len(spool.pending()) == 1, "the request")
@@ -302,8 +307,7 @@ def test_begin_does_not_clear_a_lock_while_the_reference_page_is_not_confirmed(b
     agent.close()
     until(lambda: bridge.report().state == "LOCKED", "the lock")
     assert "not confirmed" in bridge.report().cause
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hmi:
-        hmi.sendto(json.dumps({"status": "begin"}).encode(), ("127.0.0.1", bridge.udp))
+    bridge.hmi("begin")
     spool = Spool(bridge.audit.parents[1], bridge.vehicle.id)
     until(lambda: len(spool.pending()) == 1, "the request")
     until(lambda: any(line["event"] == "clear_refused" for line in read(bridge.audit)), "the refusal")

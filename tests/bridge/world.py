@@ -1,6 +1,7 @@
 """A bridge in this process for tests: a virtual bus, a truck's frames, and a VCU in memory."""
 
 import itertools
+import json
 import os
 import secrets
 import socket
@@ -248,6 +249,13 @@ class World:
             message = client.receive(LIMIT_S)
             assert isinstance(message, State), message
             return message
+
+    def hmi(self, status: str) -> None:
+        """The HMI says something to the bridge in standby."""
+        assert self.bridge._standby is not None
+        assert self.bridge._standby.listening.wait(LIMIT_S)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(json.dumps({"status": status}).encode(), ("127.0.0.1", self.udp))
 
     def on_reference(self) -> bool:
         return self.vcu.wait_page(lambda page: page == self.vcu.reference_page, LIMIT_S)

@@ -5,6 +5,7 @@ Only a revert does not wait its turn: it runs in a thread of its own and cuts in
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -41,7 +42,7 @@ class GuardTask:
         self._on_state = on_state
         self._commands: Pipeline[Command] = Pipeline("guard", _QUEUE, when_full="refuse")
         self._reverts: Pipeline[tuple[str, Command | None]] = Pipeline("revert", 8, when_full="refuse")
-        self._afterwards: list[Command] = []
+        self._afterwards: deque[Command] = deque()
         self._told: tuple[str, str] = ("", "")
         self._reverting = threading.Event()
         self._reverting.set()  # cleared while the thread for reverts runs
@@ -130,9 +131,8 @@ class GuardTask:
                     break
         self._guarded(self.guard.tick)
         self._tell()
-        afterwards, self._afterwards = self._afterwards, []
-        for command in afterwards:
-            command()
+        while self._afterwards:
+            self._afterwards.popleft()()
 
     def _guarded(self, command: Command) -> None:
         try:
