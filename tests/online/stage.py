@@ -85,6 +85,8 @@ class Process:
         """The exit status."""
         status = self._process.wait(timeout_s)
         self._reader.join(timeout_s)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         return status
 
     def stop(self) -> int:
