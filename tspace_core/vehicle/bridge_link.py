@@ -87,8 +87,8 @@ class BridgeLink:
         columns: int,
         on_state: Callable[[StateChange], None],
         *,
-        flash_timeout_s: float = FLASH_TIMEOUT_S,
-        arm_timeout_s: float = ARM_TIMEOUT_S,
+        flash_timeout_s: float,
+        arm_timeout_s: float,
     ) -> None:
         self._client, self._columns, self._on_state = client, columns, on_state
         self._flash_timeout_s, self._arm_timeout_s = flash_timeout_s, arm_timeout_s

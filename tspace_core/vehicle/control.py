@@ -230,8 +230,7 @@ class EpisodeControl:
             self._handle(Posted(Event.FAIL if self.failed else self._at_stop, cause))
         finally:
             self.countdown.close()
-            self._stream.put(RunEnded(self._end_cause or cause, self.failed))
-            self._stream.close()
+            self._stream.end(RunEnded(self._end_cause or cause, self.failed))
 
     def _countdown_over(self, number: int) -> None:
         self.post(Event.COUNTDOWN_OVER, "countdown over", episode=number)

@@ -14,12 +14,12 @@ from tspace_core import __version__
 from tspace_core.config import Vehicle
 from tspace_core.config.settings import settings
 from tspace_core.errors import VehicleError
-from tspace_core.link.channel import ChannelClient
+from tspace_core.link.channel import ChannelClient, TlsFiles
 from tspace_core.link.endpoints import Endpoints, bridge_key, endpoints
 from tspace_core.link.messages import Hello
 from tspace_core.link.udp import DatagramReceiver, udp_context
 from tspace_core.supervision import Supervisor
-from tspace_core.vehicle.bridge_link import BridgeLink, StateChange
+from tspace_core.vehicle.bridge_link import ARM_TIMEOUT_S, FLASH_TIMEOUT_S, BridgeLink, StateChange
 from tspace_core.vehicle.control import ArmReport
 from tspace_core.vehicle.hmi import hmi_source
 from tspace_core.vehicle.intake import Intake
@@ -48,6 +48,8 @@ class KvaserOptions:
         hmi: where the person's requests come from; None: as the settings say.
         addresses: where the processes meet; None: as settings and vehicle say.
         key: the channel's secret; None: as settings say.
+        flash_timeout_s: longest wait for the answer to a proposal.
+        arm_timeout_s: longest wait for the answer to arming.
     """
 
     observe_only: bool = False
@@ -58,6 +60,8 @@ class KvaserOptions:
     hmi: str | None = None
     addresses: Endpoints | None = None
     key: bytes | None = field(default=None, repr=False)
+    flash_timeout_s: float = FLASH_TIMEOUT_S
+    arm_timeout_s: float = ARM_TIMEOUT_S
 
 
 class KvaserCAN(VehicleInterface):
@@ -162,7 +166,8 @@ class KvaserCAN(VehicleInterface):
             role="agent", vehicle_id=self.vehicle.id, run_id=self.options.run_id, version=__version__
         )
         key = bridge_key() if self.options.key is None else self.options.key
-        client = ChannelClient.connect(addresses.bridge_host, addresses.bridge_port, key, hello)
+        tls = TlsFiles.from_settings()
+        client = ChannelClient.connect(addresses.bridge_host, addresses.bridge_port, key, hello, tls=tls)
         expected, found = self.vehicle.default_map().sha256(), client.welcome.reference_sha256
         if found != expected or client.welcome.vehicle_id != self.vehicle.id:
             client.close()
@@ -172,7 +177,13 @@ class KvaserCAN(VehicleInterface):
                 f"{self.vehicle.id} with {expected[:12]}: start both with the same conf/"
             )
             raise VehicleError(message)
-        return BridgeLink(client, len(self.vehicle.torque_map.pedal_axis), self._bridge_changed)
+        return BridgeLink(
+            client,
+            len(self.vehicle.torque_map.pedal_axis),
+            self._bridge_changed,
+            flash_timeout_s=self.options.flash_timeout_s,
+            arm_timeout_s=self.options.arm_timeout_s,
+        )
 
     def _bridge_changed(self, change: StateChange) -> None:
         _log.info("the bridge is %s: %s", change.state, change.cause)

@@ -115,3 +115,10 @@ class ControlStream(Pipeline[StreamItem]):
     def offer(self, window: Window) -> bool:
         """Add a window; False if the control thread is so far behind that there is no room for it."""
         return len(self) < self.SIZE - self.RESERVED and self.put(window)
+
+    def end(self, item: RunEnded) -> None:
+        """Add the last item, whatever waits already, and close."""
+        with self._changed:
+            self._items.append(item)
+            self._closed = True
+            self._changed.notify_all()
