@@ -1,5 +1,6 @@
 """XCP on UDP: packets in datagrams, each with a header of length and counter (two little endian words)."""
 
+import contextlib
 import logging
 import socket
 import struct
@@ -99,8 +100,10 @@ class XcpUdp:
 
     def discard(self) -> list[bytes]:
         """Take out all that waits and return it."""
-        while len(self._waiting) < _MOST_WAITING and self._hear(0.0):
-            pass
+        # What an earlier datagram met (nobody listened yet) is no fault of the next: sending it will tell.
+        with contextlib.suppress(LinkError):
+            while len(self._waiting) < _MOST_WAITING and self._hear(0.0):
+                pass
         found = list(self._waiting)
         self._waiting.clear()
         return found
