@@ -88,12 +88,16 @@ class Rig:
     def next(self) -> StreamItem:
         return self.stream.get(LONG_S)
 
-    def finish(self) -> list[StreamItem]:
-        """Stop, join, and return what is left in the stream."""
+    def join(self) -> None:
+        """Stop, and wait until everything has ended."""
         self.control.close()
         for thread in self._threads:
             thread.join(LONG_S)
             assert not thread.is_alive()
+
+    def finish(self) -> list[StreamItem]:
+        """Stop, join, and return what is left in the stream."""
+        self.join()
         return [self.stream.get(0) for _ in range(len(self.stream))]
 
 
@@ -309,7 +313,7 @@ def test_in_any_storm_of_events_windows_lie_between_begin_and_end(round_number: 
         while len(rig.stream) > 100:
             ending.wait(0.001)  # a control thread this far behind ends the run, as it must
     rig.post(Event.EXIT)
-    rig.finish()
+    rig.join()
     ending.set()
     for thread in threads:
         thread.join(LONG_S)
