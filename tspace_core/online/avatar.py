@@ -236,12 +236,18 @@ class Avatar:
             resume=resume,
         )
         cruncher = Cruncher(car, setup, keeper)
+
+        def control() -> None:
+            cruncher.filter()
+            # The interface stops all tasks at the run's end; should it not, nothing is left to be done.
+            supervisor.stop(cruncher.ended.cause if cruncher.ended is not None else "the stream ended")
+
         tasks = {
             "sign_of_life": lambda: beat_until_stopped(
                 supervisor, self.folder, vehicle.id, options.run_id, lambda: (cruncher.state, cruncher.number)
             ),
             "keeper": lambda: _then(keeper.keep, keeper.close),
-            "control": lambda: _then(cruncher.filter, keeper.close),
+            "control": lambda: _then(control, keeper.close),
         }
         with stop_on_signals(supervisor) if options.signals else nullcontext():
             try:
