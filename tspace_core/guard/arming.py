@@ -51,6 +51,7 @@ class Arming:
         self._driver = driver
         self._reference = vehicle.default_map()
         self._campaign: Campaign | None = None
+        self._token: str | None = None
         self._used = 0
 
     def inspect(self, mark: int) -> Session:
@@ -94,11 +95,16 @@ class Arming:
     def spend(self, token: str | None) -> dict[str, object] | None:
         """Check a campaign token and mark it as spent; returns what the audit log notes of it.
 
+        The campaign of this process may be armed again, after an episode that was thrown away for example;
+        what it has flashed stays counted.
+
         Raises:
             TokenError: it is needed and missing, or it does not hold.
         """
         limits = self._vehicle.guard
-        self._campaign, self._used = None, 0
+        if self._campaign is not None and token is not None and token == self._token:
+            return {"nonce": self._campaign.nonce, "counter": self._campaign.counter, "again": True}
+        self._campaign, self._token, self._used = None, None, 0
         if token is None and not limits.campaign_required:
             return None
         if token is None:
@@ -121,7 +127,7 @@ class Arming:
             utc_ns=self._utc_ns(),
         )
         self._ledger.spend(campaign)
-        self._campaign = campaign
+        self._campaign, self._token = campaign, token
         return {"nonce": campaign.nonce, "counter": campaign.counter, "driver": campaign.driver}
 
     def flashed(self) -> None:
@@ -139,7 +145,3 @@ class Arming:
         if self._campaign is None or self._utc_ns() < self._campaign.until_ns:
             return None
         return "the campaign's time is over"
-
-    def end(self) -> None:
-        """The run is over; its token is not good for another one."""
-        self._campaign = None

@@ -109,6 +109,8 @@ class FlashGuard:
     def arm(self, *, by: str, token: str | None, resume: TorqueMap | None) -> ArmResult:
         """Allow flashes, where everything that must hold does; never while LOCKED.
 
+        Where it is armed already, as at the begin of a further episode, the live map goes on.
+
         Args:
             by: who asks for it.
             token: campaign token, where the vehicle's file asks for one.
@@ -125,6 +127,8 @@ class FlashGuard:
         problem = self._dead_signals(now)
         if problem is not None:
             return self._not_armed(by, problem)
+        if self.state == "ARMED":
+            return self._go_on(by)
         try:
             self._session = self._arming.inspect(mark)
             self._confirmed = True
@@ -268,6 +272,12 @@ class FlashGuard:
             self._settle(self._commands.revert(reconnect=True))
 
     # Inside
+
+    def _go_on(self, by: str) -> ArmResult:
+        """A further episode of a run that is armed: nothing in the VCU changes."""
+        if not self._record("armed_again", by=by):
+            return ArmResult(ok=False, reason=self.cause, resumed=False, live=self.live)
+        return ArmResult(ok=True, reason="armed already, the live map goes on", resumed=False, live=self.live)
 
     def _judge(self, proposal: Proposal, now: int) -> Accepted | Refusal:
         limits = self.vehicle.guard
@@ -415,7 +425,6 @@ class FlashGuard:
             if problem is not None and before == "ARMED" and self.state == "DISARMED":
                 self.state = "LOCKED"
                 self.cause = f"{cause}; the reference page was not confirmed: {problem}"
-            self._arming.end()
         fields: dict[str, Any] = {"asked": event, "before": before, "why": cause}
         if later:
             self._notes.append(("fallen", fields))

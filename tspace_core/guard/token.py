@@ -139,6 +139,15 @@ class CampaignLedger:
         Raises:
             TokenError: it is spent, an older one than the last, or the file cannot be read or written.
         """
+        nonces = self.look(campaign)
+        self._write({"counter": campaign.counter, "nonces": [*nonces, campaign.nonce][-NONCES_KEPT:]})
+
+    def look(self, campaign: Campaign) -> list[str]:
+        """Whether a token could be spent; returns the nonces spent so far.
+
+        Raises:
+            TokenError: as `spend`.
+        """
         nonces, counter = self._read()
         if campaign.nonce in nonces:
             message = f"the campaign token with counter {campaign.counter} is spent; have a new one signed"
@@ -148,7 +157,7 @@ class CampaignLedger:
                 f"the campaign token's counter is {campaign.counter}, that of the last one was {counter}"
             )
             raise TokenError(message)
-        self._write({"counter": campaign.counter, "nonces": [*nonces, campaign.nonce][-NONCES_KEPT:]})
+        return nonces
 
     def _read(self) -> tuple[list[str], int]:
         try:
