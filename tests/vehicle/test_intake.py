@@ -103,3 +103,10 @@ def test_unknown_keys_are_logged_once_each_and_never_without_end(caplog: pytest.
 def test_a_plain_request_carries_no_sample() -> None:
     taken = Clocks().intake().take(encode_status("begin"), SENDER)
     assert (taken.status, taken.observation, taken.refused) == ("begin", None, None)
+
+
+def test_a_mistyped_key_is_no_failure_but_its_sender_hears_of_it() -> None:
+    taken = Clocks().intake().take(b'{"staus": "begin"}', SENDER)
+    assert (taken.status, taken.refused) == (None, None)
+    assert taken.answer is not None
+    assert json.loads(taken.answer)["refused"] == "the datagram has neither status nor data"

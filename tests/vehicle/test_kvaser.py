@@ -19,7 +19,7 @@ from tspace_core.link.endpoints import Endpoints
 from tspace_core.link.messages import Answer, Arm, Armed, Disarm, Failed, Propose, State, rows_to_hex
 from tspace_core.link.udp import udp_context
 from tspace_core.supervision import PipelineEmpty, Supervisor
-from tspace_core.vehicle.kvaser import KvaserCAN, KvaserOptions
+from tspace_core.vehicle.kvaser import NOT_FLASHING, KvaserCAN, KvaserOptions
 from tspace_core.vehicle.stream import EpisodeBegun, EpisodeEnded, RunEnded
 from tspace_core.vehicle.windows import Window
 
@@ -196,7 +196,8 @@ def test_arming_passes_on_who_asks_and_the_map_to_go_on_from(make: RigMaker) -> 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (Armed(ok=False, reason="LOCKED: a person clears it", live=""), "the bridge told no map"),
+        (Armed(ok=False, reason="LOCKED: a person clears it", live=""), "LOCKED: a person clears it"),
+        (Armed(ok=True, live=""), "the bridge told no map"),
         (Failed(reason="no campaign"), "no campaign"),
         (None, "the bridge did not answer within 0.3 s"),
     ],
@@ -470,7 +471,8 @@ def test_a_bridge_written_by_others_is_enough_to_observe(make: RigMaker) -> None
     assert isinstance(second, Window)
     assert (first.valid, second.valid) == (True, True), (first.reason, second.reason)
     outcome = rig.interface.consume(rig.proposal())
-    assert (outcome.result, outcome.code) == ("REFUSED", 0)
+    assert (outcome.result, outcome.code, outcome.reason) == ("REFUSED", 0, NOT_FLASHING)
+    assert rig.interface.watchdog.counts == {"capture": 0, "flash": 0}
     rig.say("end_valid")
     ended = rig.next()
     assert isinstance(ended, EpisodeEnded)

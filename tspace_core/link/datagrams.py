@@ -31,6 +31,9 @@ LOCAL_KEYS: dict[str, str] = {
 }
 """JSON key of each signal that travels in ``data``."""
 
+EXAMPLE = 'send one JSON object, for example {"status": "begin"}'
+"""What to do about a datagram that is nothing known."""
+
 _SIGNAL_OF = {key: name for name, key in LOCAL_KEYS.items()}
 _REFUSED = "refused"
 _REFUSAL_START = f'{{"{_REFUSED}"'.encode()
@@ -206,22 +209,21 @@ def _json_object(data: bytes) -> dict[str, object]:
     if len(data) > LARGEST_DATAGRAM:
         reason = f"the datagram is longer than {LARGEST_DATAGRAM} bytes"
         raise DatagramError(reason, value=f"{len(data)} bytes", what_to_do="send one sample a datagram")
-    example = 'send one JSON object, for example {"status": "begin"}'
     try:
         content = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         reason = f"the datagram is not UTF-8 (byte {error.start})"
-        raise DatagramError(reason, value=_short(data), what_to_do=example) from error
+        raise DatagramError(reason, value=shortened(data), what_to_do=EXAMPLE) from error
     except RecursionError as error:
         reason = "the datagram is nested too deeply"
-        raise DatagramError(reason, value=_short(data), what_to_do=example) from error
+        raise DatagramError(reason, value=shortened(data), what_to_do=EXAMPLE) from error
     except ValueError as error:
         place = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else error
         reason = f"the datagram is no JSON: {place}"
-        raise DatagramError(reason, value=_short(data), what_to_do=example) from error
+        raise DatagramError(reason, value=shortened(data), what_to_do=EXAMPLE) from error
     if not isinstance(content, dict):
         reason = "the datagram is no JSON object"
-        raise DatagramError(reason, value=_short(data), what_to_do=example)
+        raise DatagramError(reason, value=shortened(data), what_to_do=EXAMPLE)
     return content
 
 
@@ -232,7 +234,7 @@ def _status(content: dict[str, object]) -> Status | None:
         if content["status"] == status:
             return status
     reason, known = "status is not known", ", ".join(STATUSES)
-    raise DatagramError(reason, value=_short(content["status"]), what_to_do=f"send one of {known}")
+    raise DatagramError(reason, value=shortened(content["status"]), what_to_do=f"send one of {known}")
 
 
 def _sample(
@@ -243,11 +245,11 @@ def _sample(
     values = content["data"]
     if not isinstance(values, dict):
         reason = "data is no object"
-        raise DatagramError(reason, value=_short(values), what_to_do=f"send {_form(signals)}")
+        raise DatagramError(reason, value=shortened(values), what_to_do=f"send {_form(signals)}")
     missing = [LOCAL_KEYS[name] for name in signals if LOCAL_KEYS[name] not in values]
     if missing:
         reason = f"data lacks {', '.join(missing)}"
-        raise DatagramError(reason, value=_short(values), what_to_do=f"send {_form(signals)}")
+        raise DatagramError(reason, value=shortened(values), what_to_do=f"send {_form(signals)}")
     sample = {name: _number(LOCAL_KEYS[name], values[LOCAL_KEYS[name]]) for name in signals}
     return sample, tuple(f"data.{key}" for key in values if key not in _SIGNAL_OF)
 
@@ -263,10 +265,10 @@ def _number(key: str, value: object) -> float:
             number = math.inf
     else:
         reason = f"data.{key} is no number"
-        raise DatagramError(reason, value=_short(value), what_to_do=what_to_do)
+        raise DatagramError(reason, value=shortened(value), what_to_do=what_to_do)
     if not math.isfinite(number):
         reason = f"data.{key} is not finite"
-        raise DatagramError(reason, value=_short(value), what_to_do=what_to_do)
+        raise DatagramError(reason, value=shortened(value), what_to_do=what_to_do)
     return number
 
 
@@ -287,7 +289,8 @@ def _form(signals: Sequence[str]) -> str:
     return '{"data": {' + ", ".join(f'"{LOCAL_KEYS[name]}": number' for name in signals) + "}}"
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
+    """A value as a message shows it: JSON, at most a line."""
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else json.dumps(value)
     text = text.strip()
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"

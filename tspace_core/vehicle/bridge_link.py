@@ -145,7 +145,8 @@ class BridgeLink:
         try:
             live = rows_from_hex(answer.live, self._columns)
         except MessageError as error:
-            return ArmReport(ok=False, reason=f"the bridge told no map: {error}")
+            reason = answer.reason if not answer.ok else f"the bridge told no map: {error}"
+            return ArmReport(ok=False, reason=reason)
         return ArmReport(answer.ok, answer.reason, live, answer.resumed)
 
     def propose(self, proposal: RowsProposal) -> FlashOutcomeView:

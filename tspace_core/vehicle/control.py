@@ -165,9 +165,9 @@ class EpisodeControl:
         return self._capturing
 
     @property
-    def armed(self) -> bool:
-        """Whether the bridge takes flashes in this episode, as it said at its begin."""
-        return self._armed.ok
+    def armed(self) -> ArmReport:
+        """Whether flashes are taken in this episode, as was said at its begin."""
+        return self._armed
 
     def post(
         self, event: Event, cause: str, *, episode: int | None = None, timeout_s: float | None = None

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from tspace_core.config import Vehicle
 from tspace_core.link.datagrams import (
+    EXAMPLE,
+    Datagram,
     DatagramError,
     RefusalLimiter,
     Status,
     encode_refusal,
     is_refusal,
     parse,
+    shortened,
 )
 from tspace_core.vehicle.observation import Observation, observation, observed_signals
 
@@ -87,7 +90,7 @@ class Intake:
             )
         self._log_once(datagram.extra)
         if datagram.sample is None:
-            return Taken(status=datagram.status)
+            return Taken(status=datagram.status, answer=self._hint(datagram, data, sender))
         self.samples += 1
         sample = observation(
             datagram.sample,
@@ -98,6 +101,13 @@ class Intake:
             seq=datagram.seq,
         )
         return Taken(status=datagram.status, observation=sample)
+
+    def _hint(self, datagram: Datagram, data: bytes, sender: tuple[str, int]) -> bytes | None:
+        """Unknown keys are no failure; but a person who mistyped the only one wants to hear of it."""
+        if datagram.status is not None or not self._limiter.allows(sender):
+            return None
+        reason = "the datagram has neither status nor data"
+        return encode_refusal(DatagramError(reason, value=shortened(data), what_to_do=EXAMPLE))
 
     def _log_once(self, keys: tuple[str, ...]) -> None:
         for key in keys:

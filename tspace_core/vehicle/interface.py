@@ -223,8 +223,11 @@ class VehicleInterface(ABC):
             message = f"a proposal has {shape[0]} x {shape[1]} rows, got {proposal.rows.shape}"
             raise VehicleError(message)
         episode = self.control.number
+        armed = self.control.armed
         if not self.control.capturing:
             return FlashOutcomeView.without_answer(proposal, "REFUSED", 0, "the episode is over")
+        if not armed.ok:
+            return FlashOutcomeView.without_answer(proposal, "REFUSED", 0, armed.reason or "not armed")
         if not self._flashing.acquire(blocking=False):
             message = "a flash is under way: one at a time, each answered before the next"
             raise VehicleError(message)

@@ -145,7 +145,7 @@ class KvaserCAN(VehicleInterface):
 
     def flash(self, proposal: RowsProposal, episode: int) -> FlashOutcomeView:
         """Propose rows to the bridge and wait for what became of them."""
-        if self.bridge is None:
+        if self.bridge is None:  # a caller that does not ask whether the episode is armed
             return FlashOutcomeView.without_answer(proposal, "REFUSED", 0, NOT_FLASHING)
         return self.bridge.propose(proposal)
 
