@@ -347,6 +347,32 @@ def test_a_session_that_does_not_answer_synch_is_lost() -> None:
     assert not master.connected
 
 
+def test_a_session_that_only_was_silent_is_regained() -> None:
+    """A disturbance of the bus is over: what was written is still there, and the VCU never fell back."""
+    master, link = connected()
+    with pytest.raises(XcpTimeoutError):
+        master.get_status()
+    with pytest.raises(XcpTimeoutError):
+        master.get_status()
+    link.sent.clear()
+    with pytest.raises(XcpProtocolError, match="no XCP session"):
+        master.set_cal_page(PageMode.ECU, 0, 1)
+    assert not link.sent
+    link.script = [SYNCHED, [bytes.fromhex("ff 00 00 00 00 00")], OK]
+    master.get_status()
+    assert master.connected
+    master.set_cal_page(PageMode.ECU, 0, 1)
+
+
+def test_a_session_that_the_vcu_ended_is_not_regained() -> None:
+    master, link = connected([b"\xfd\x07"])
+    with pytest.raises(XcpProtocolError, match="EV_SESSION_TERMINATED"):
+        master.get_status()
+    link.script = [SYNCHED, OK]
+    with pytest.raises(XcpProtocolError, match="no XCP session"):
+        master.get_status()
+
+
 def test_after_giving_up_the_next_command_synchronises_first() -> None:
     master, link = connected([], SYNCHED, [], SYNCHED, [bytes.fromhex("ff 00 00 01")])
     with pytest.raises(XcpTimeoutError, match="2 tries"):

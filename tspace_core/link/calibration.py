@@ -188,7 +188,10 @@ class Calibration:
         return self._master.get_cal_page(PageMode.ECU, self._config.segment)
 
     def keep_alive(self) -> None:
-        """GET_STATUS: after 2 s without a command the VCU falls back to its reference page."""
+        """GET_STATUS: after 2 s without a command the VCU falls back to its reference page.
+
+        A session that counts as lost because the VCU was silent goes on where it answers again in time.
+        """
         self._master.get_status()
 
     def send_float_array(self, name: str, table: ArrayLike, sw_diff: bool) -> int:  # noqa: FBT001

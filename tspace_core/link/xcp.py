@@ -138,11 +138,14 @@ class XcpMaster:
             self._mta = None
 
     def synch(self) -> None:
-        """SYNCH: drop late answers and any block under way."""
+        """SYNCH: drop late answers and any block under way; regains a session that only was silent."""
         self._session.synch()
 
     def get_status(self) -> Status:
-        """GET_STATUS: state of the session and which resources are locked."""
+        """GET_STATUS: state of the session and which resources are locked.
+
+        A session that counts as lost because the slave was silent is regained where it answers again.
+        """
         return packets.parse_status(self._simple(Command.GET_STATUS, bytes((Command.GET_STATUS,))))
 
     def get_comm_mode_info(self) -> BlockMode:

@@ -30,6 +30,9 @@ _PAGES_ALWAYS = frozenset(
 )
 """What is done even if a second master is there: above all, to put the reference page into effect."""
 
+_REGAINING = frozenset({Command.SYNCH, Command.GET_STATUS})
+"""What may be tried where the slave was silent: neither changes anything."""
+
 
 class XcpSession:
     """Sends commands and waits for their answers; used by one thread, but for ``abort``."""
@@ -38,6 +41,8 @@ class XcpSession:
         self.transport = transport
         self.config = config
         self.connected = False
+        self.silent = False
+        """Whether the session counts as lost only because SYNCH was not answered."""
         self.strays = 0
         """Answers that were none to the running command: late ones, or those to another master."""
         self.error_packet = b""
@@ -73,7 +78,7 @@ class XcpSession:
     def begin(self) -> None:
         """Forget what was before CONNECT: whether answers may be late, and what a second master did."""
         self._foreign = self.transport.foreign_requests
-        self._unsure = False
+        self._unsure = self.silent = False
 
     def check_alone(self) -> None:
         """Refuse to go on where another master commands the VCU.
@@ -118,7 +123,8 @@ class XcpSession:
             XcpProtocolError: it answered nonsense, ended the session, or is not ours alone.
             LinkError: the transport failed.
         """
-        if command is not Command.CONNECT and not self.connected:
+        open_ = self.connected or (self.silent and command in _REGAINING)
+        if command is not Command.CONNECT and not open_:
             message = f"{command.name}: there is no XCP session; call connect() first"
             raise XcpProtocolError(message)
         tries = self.config.attempts if tries is None else tries
@@ -156,9 +162,10 @@ class XcpSession:
             self.transact(Command.SYNCH, [bytes((Command.SYNCH,))])
         except XcpTimeoutError as error:
             if not self._expired():
-                self.connected = False
+                self.connected, self.silent = False, True
             message = f"{error}; the XCP session is lost: connect again"
             raise XcpTimeoutError(message) from error
+        self.connected, self.silent = True, False  # a slave without a session does not answer SYNCH
 
     def _try(
         self, command: Command, packets: Sequence[bytes], take: Callable[[bytes], bool] | None, gap_s: float
@@ -218,7 +225,7 @@ class XcpSession:
             return
         code = packet[1] if len(packet) > 1 else None
         if code == EventCode.EV_SESSION_TERMINATED and command is not Command.CONNECT:
-            self.connected = False
+            self.connected = self.silent = False
             message = (
                 f"{command.name}: the VCU ended the XCP session (EV_SESSION_TERMINATED); it is on its "
                 "reference page or will be: connect again"
