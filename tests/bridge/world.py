@@ -196,20 +196,9 @@ class World:
         )
         return ChannelClient.connect("127.0.0.1", self.channel, key or bridge_key(), hello, timeout_s=LIMIT_S)
 
-    def _welcome(self) -> ChannelClient:
-        """A run that comes right after another one is asked to try again."""
-        deadline = time.monotonic() + LIMIT_S
-        while True:
-            try:
-                return self.connect()
-            except ChannelError as error:
-                if "try again" not in str(error) or time.monotonic() > deadline:
-                    raise
-                threading.Event().wait(0.05)
-
     def agent(self) -> AgentTwin:
         """An agent; samples have come, so that it may arm."""
-        agent = AgentTwin(self._welcome())
+        agent = AgentTwin(self.connect())
         self._stack.callback(agent.close)
         until(
             lambda: len(self.report().signals) > 0 and self.report().signals["velocity"] is not None,

@@ -37,10 +37,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.agent: Peer | None = None
+        self.busy = threading.Event()
+        self.asked = threading.Event()
         self.messages: queue.Queue[Message] = queue.Queue()
         self.gone: queue.Queue[tuple[Peer, str]] = queue.Queue()
 
-    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed:
+    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed | None:
+        self.asked.set()
+        if self.busy.is_set():
+            return None
         if hello.role == "agent":
             if self.agent is not None:
                 return Failed(reason=f"{self.agent} is here already")
@@ -216,6 +221,31 @@ def test_an_unknown_message_is_answered_with_the_reason_and_the_channel_goes_on(
             found += raw.recv(4096)
     assert b"failed" in found
     assert b"'shell'" in found
+
+
+def test_a_peer_that_has_to_wait_is_welcome_when_the_bridge_is_ready(served: Served) -> None:
+    served.handler.busy.set()
+    clients: queue.Queue[ChannelClient] = queue.Queue()
+    thread = threading.Thread(target=lambda: clients.put(served.connect()))
+    thread.start()
+    assert served.handler.asked.wait(LIMIT_S)
+    assert clients.empty()
+    served.handler.busy.clear()
+    served.server.wake()
+    with clients.get(timeout=LIMIT_S) as client:
+        assert client.welcome == WELCOME
+        client.send(Heartbeat(n=1))
+        assert client.receive(LIMIT_S) == State(state="ARMED", cause="1")
+    thread.join(LIMIT_S)
+
+
+def test_a_peer_that_has_to_wait_too_long_is_dropped(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.handler.busy.set()
+    with pytest.raises(ChannelError, match="closed the channel"):
+        served.connect()
+    assert "not ready for it in time" in caplog.text
 
 
 def test_a_peer_that_says_nothing_is_dropped_in_time(

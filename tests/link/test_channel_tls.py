@@ -26,7 +26,7 @@ class Echo:
     def __init__(self) -> None:
         self.gone: queue.Queue[str] = queue.Queue()
 
-    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed:
+    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed | None:
         return Welcome(vehicle_id="twin_truck", version="0", state="DISARMED", reference_sha256="00" * 32)
 
     def received(self, peer: Peer, message: Message) -> Message | None:

@@ -170,7 +170,7 @@ class Bridge:
                 self._task,
                 lambda peer, message: server.send(peer, message),
                 make_way=lambda: self._standby is None or self._standby.release(),
-                on_agent_gone=lambda: None if self._standby is None else self._standby.resume(),
+                on_agent_gone=self._on_agent_gone,
                 on_flash=self._on_flash,
                 facts=self._facts,
             )
@@ -229,6 +229,11 @@ class Bridge:
     def _lock(self, cause: str) -> None:
         self._task.guard.lock(cause)
         self._locking.clear()
+
+    def _on_agent_gone(self) -> None:
+        if self._standby is not None:
+            self._standby.resume()
+        self._server.wake()  # the next agent may be waiting
 
     def _on_begin(self) -> None:
         """A person at the vehicle began an episode: that clears a lock as `tspace arm` does."""

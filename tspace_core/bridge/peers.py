@@ -45,7 +45,7 @@ class Peers:
         task: runs the guard.
         reply: sends an answer to a peer, from any thread.
         make_way: frees the datagram address for an agent; False: it could not.
-        on_agent_gone: told when the agent is gone.
+        on_agent_gone: told when the agent is gone and the reference map was called for.
         on_flash: told of each answered proposal.
         facts: counters and present signals, for operators.
     """
@@ -69,8 +69,8 @@ class Peers:
         self.agent: Peer | None = None
         self.flashes: dict[str, int] = {}
 
-    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed:
-        """A peer says hello."""
+    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed | None:
+        """A peer says hello; None: it has to wait for ``on_agent_gone``."""
         guard = self._task.guard
         if hello.vehicle_id != self._vehicle_id:
             return Failed(reason=f"this is the bridge of {self._vehicle_id}, not of {hello.vehicle_id}")
@@ -78,9 +78,7 @@ class Peers:
             return Failed(reason="the bridge is ending")
         if peer.role == "agent":
             if self._leaving:
-                return Failed(
-                    reason="the reference map of the run before is coming back; try again in a second"
-                )
+                return None  # the reference map of the run before is coming back
             if self.agent is not None:
                 reason = f"{self.agent} flashes already, and only one agent may; end that run first"
                 return Failed(reason=reason)

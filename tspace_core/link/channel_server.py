@@ -50,8 +50,8 @@ class Peer:
 class ChannelHandler(Protocol):
     """What the bridge does with its peers; called from the server's thread, so it must not block."""
 
-    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed:
-        """A peer proved the key and said hello; ``Failed`` sends it away."""
+    def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed | None:
+        """A peer proved the key and said hello; ``Failed`` sends it away, None has it wait for ``wake``."""
 
     def received(self, peer: Peer, message: Message) -> Message | None:
         """A welcome peer sent a message; the answer to it, if there is one at once."""
@@ -72,6 +72,7 @@ class _Connection:
         self.out = bytearray()
         self.deadline = time.monotonic() + _INTRODUCTION_S
         self.peer: Peer | None = None
+        self.hello: Hello | None = None  # said, and not answered yet
         self.leaving = ""  # cause: what is in ``out`` is still sent, then it is closed
         self.wants = selectors.EVENT_READ
 
@@ -146,7 +147,7 @@ class ChannelServer:
         self._put(None, message)
 
     def wake(self) -> None:
-        """Let ``serve`` look at its stop event."""
+        """Let ``serve`` look at its stop event, and ask the handler again about peers that wait."""
         with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody to wake
             self._wake_out.send(b"\0")
 
@@ -172,11 +173,15 @@ class ChannelServer:
         for one in again:
             if one in self._connections.values():
                 self._step(one)
+        for one in list(self._connections.values()):
+            if one.hello is not None and not one.leaving:
+                self._welcome(one, one.hello)
+                self._step(one)
         self._flush_outbox()
         now = time.monotonic()
         for one in list(self._connections.values()):
             if (one.stage != "open" or one.leaving) and now >= one.deadline:
-                self._drop(one, one.leaving or "did not prove the key and say hello in time")
+                self._drop(one, one.leaving or _too_late(one))
 
     def _accept(self) -> None:
         try:
@@ -266,7 +271,9 @@ class ChannelServer:
             else:
                 one.out += pack(failed)
             return
-        if one.stage == "hello":
+        if one.hello is not None:
+            one.leave("spoke before its welcome", encode(Failed(reason="wait for the welcome first")))
+        elif one.stage == "hello":
             self._welcome(one, message)
         elif one.peer is not None:
             answer = self._handler.received(one.peer, message)
@@ -275,16 +282,17 @@ class ChannelServer:
 
     def _welcome(self, one: _Connection, message: Message) -> None:
         if not isinstance(message, Hello):
-            answer: Welcome | Failed = Failed(reason=f"the first message is a hello, not {message.kind!r}")
-        else:
-            number = next(key for key, value in self._connections.items() if value is one)
-            peer = Peer(number, message.role, message.run_id, one.address)
-            answer = self._handler.opened(peer, message)
-            if isinstance(answer, Welcome):
-                one.peer, one.stage = peer, "open"
+            reason = f"the first message is a hello, not {message.kind!r}"
+            one.leave(reason, encode(Failed(reason=reason)))
+            return
+        number = next(key for key, value in self._connections.items() if value is one)
+        peer = Peer(number, message.role, message.run_id, one.address)
+        answer = self._handler.opened(peer, message)
+        one.hello = message if answer is None else None
         if isinstance(answer, Failed):
             one.leave(answer.reason, encode(answer))
-        else:
+        elif isinstance(answer, Welcome):
+            one.peer, one.stage = peer, "open"
             one.out += pack(encode(answer))
 
     def _want(self, one: _Connection, events: int = 0) -> None:
@@ -320,12 +328,12 @@ class ChannelServer:
         del self._connections[number]
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(one.socket)
-        one.socket.close()
         if one.peer is None:
             self._refuse(one.address, cause)
         else:
             _LOG.info("channel: %s: %s", one.peer, cause)
             self._handler.closed(one.peer, cause)
+        one.socket.close()
 
     def _refuse(self, address: str, cause: str) -> None:
         self.refused += 1
@@ -337,3 +345,9 @@ class ChannelServer:
         self._selector.close()
         for each in (self._listener, self._wake_in, self._wake_out):
             each.close()
+
+
+def _too_late(one: _Connection) -> str:
+    if one.hello is not None:
+        return "the bridge was not ready for it in time"
+    return "did not prove the key and say hello in time"
