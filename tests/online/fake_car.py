@@ -111,6 +111,11 @@ class FakeCar:
             self.stream.put(RunEnded(cause, failed=False))
         self.stream.close()
 
+    def stop(self) -> None:
+        """Play no further."""
+        self._stopping.set()
+        self.stream.asked.set()
+
     def _put(self, item: StreamItem) -> None:
         self.stream.asked.wait(10.0)
         self.stream.asked.clear()

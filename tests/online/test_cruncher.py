@@ -26,11 +26,15 @@ class Lessons:
     """Notes what the control loop hands over."""
 
     def __init__(self) -> None:
+        self.begun: list[tuple[int, str]] = []
         self.records: list[Record] = []
         self.episodes: list[FinishedEpisode] = []
         self.new_weights: list[Path] = []
         self.new_release: list[Path] = []
         self.asked = 0
+
+    def began(self, number: int, note: str) -> None:
+        self.begun.append((number, note))
 
     def record(self, record: Record) -> None:
         self.records.append(record)
@@ -82,7 +86,7 @@ def crunch(
     try:
         cruncher.filter()
     finally:
-        car._stopping.set()
+        car.stop()
         player.join(10)
     return cruncher, car, lessons
 
@@ -207,6 +211,7 @@ def test_episodes_are_numbered_on_and_each_begins_anew() -> None:
     script = [item for number in (1, 2, 3) for item in episode(vehicle, number, 5, valid=number != 2)]
     cruncher, _, lessons = crunch(vehicle, script, agent=agent, first_number=41)
     assert [found.number for found in lessons.episodes] == [41, 42, 43]
+    assert lessons.begun == [(41, ""), (42, ""), (43, "")]
     assert [found.key[-4:] for found in lessons.episodes] == ["0041", "0042", "0043"]
     assert agent.begins == 3
     assert cruncher.ended == RunEnded("script over", failed=False)

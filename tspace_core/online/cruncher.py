@@ -46,6 +46,9 @@ _LOOK_S = 1.0
 class Lessons(Protocol):
     """Where the control loop hands over what others work on; no call blocks."""
 
+    def began(self, number: int, note: str) -> None:
+        """An episode begins; ``note`` says what is not as it might be expected."""
+
     def record(self, record: Record) -> None:
         """A record of the episode that goes on."""
 
@@ -218,6 +221,7 @@ class Cruncher:
         )
         self._open = _OpenEpisode(key, begun.time_ns, EpisodeBuilder(context), armed=begun.armed)
         self.state = f"episode {self.number}"
+        self._lessons.began(self.number, "" if begun.armed else begun.reason)
 
     def _window(self, window: Window, taken_ns: int) -> None:
         episode = self._open

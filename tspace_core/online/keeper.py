@@ -108,12 +108,16 @@ class Keeper:
         self, setup: KeeperSetup, state: RunState, summary: RunSummary, learner: Learner | None
     ) -> None:
         self._setup = setup
-        self._queue: Pipeline[Record | FinishedEpisode | Champion] = Pipeline("lessons", QUEUE)
+        self._queue: Pipeline[Record | FinishedEpisode | Champion | str] = Pipeline("lessons", QUEUE)
         self._restarts = 0
         self._exchanging = False
         self.state = state
         self.summary = summary
         self.learner = learner
+
+    def began(self, number: int, note: str) -> None:
+        """Tell of an episode's begin; never waits."""
+        self._queue.put(f"episode {number} begins{f': {note}' if note else ''}", timeout_s=0.0)
 
     def record(self, record: Record) -> None:
         """Take a record for the learner; never waits."""
@@ -165,6 +169,8 @@ class Keeper:
                     self.learner.add(batch_of(item))
             elif isinstance(item, FinishedEpisode):
                 self._take(item)
+            elif isinstance(item, str):
+                self._setup.tell(item)
             else:
                 self._exchange(item)
 
@@ -233,6 +239,7 @@ class Keeper:
             number=episode.number,
             key=episode.key,
             reason=episode.reason,
+            windows=episode.report.windows,
             summary=summary,
             total_reward=value,
             running_reward=running,

@@ -27,6 +27,7 @@ class EpisodeResult:
         number: counted over all runs of the vehicle.
         key: of the episode in the lake.
         reason: why it ended.
+        windows: that were seen.
         summary: what was stored.
         total_reward: sum of the stored records' rewards, in the unit of the vehicle's reward kind.
         running_reward: smoothed over the vehicle's episodes.
@@ -41,6 +42,7 @@ class EpisodeResult:
     number: int
     key: str
     reason: str
+    windows: int
     summary: EpisodesSummary
     total_reward: float
     running_reward: float | None
@@ -57,9 +59,9 @@ class EpisodeResult:
         lost = sum(summary.lost_records.values())
         flashes = ", ".join(f"{count} {name.lower()}" for name, count in sorted(self.flashes.items()))
         return (
-            f"episode {self.number} ({self.reason}): {summary.records} records in {summary.episodes} pieces, "
-            f"{lost} lost; flashes: {flashes or 'none'}; {summary.energy_wh:.1f} Wh, "
-            f"{summary.distance_m / 1000:.2f} km, reward {self.total_reward:.2f}"
+            f"episode {self.number} ({self.reason}): {self.windows} windows, {summary.records} records in "
+            f"{summary.episodes} pieces, {lost} steps lost; flashes: {flashes or 'none'}; "
+            f"{summary.energy_wh:.1f} Wh, {summary.distance_m / 1000:.2f} km, reward {self.total_reward:.2f}"
         )
 
 
