@@ -1,10 +1,13 @@
 """KvaserCAN: real sockets on both sides, a bridge that does as the test says."""
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -252,6 +255,32 @@ def test_a_bridge_that_dies_ends_the_run_with_that_cause(make: RigMaker) -> None
     assert isinstance(over, RunEnded)
     assert over.failed
     assert "bridge" in over.cause
+
+
+class Terminated(BaseException):
+    """What Dagster raises in the main thread when a person presses Terminate: no Exception."""
+
+
+def test_terminate_in_the_main_thread_brings_the_reference_map_back_and_ends_every_task(
+    make: RigMaker,
+) -> None:
+    rig = make()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Terminated("terminated in the UI")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(Terminated), rig.supervisor:
+            rig.interface.ignite(rig.supervisor)
+            rig.begin()
+            rig.supervisor.start("killer", lambda: os.kill(os.getpid(), signal.SIGUSR1))
+            rig.supervisor.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert rig.rest()[-1] == RunEnded("terminated in the UI", failed=False)
+    assert rig.reference_causes(1) == ["terminated in the UI"]
+    rig.links_closed()
 
 
 def test_a_bridge_that_dies_during_a_flash_is_no_endless_wait(
