@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tspace_core import __version__
-from tspace_core.cli import bridge, bus, data, drive, guard, release, twin
+from tspace_core.cli import bridge, bus, data, drive, guard, release, report, twin
 from tspace_core.errors import TspaceError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(data.app)
 app.add_typer(drive.app)
 app.add_typer(guard.app)
 app.add_typer(release.app)
+app.add_typer(report.app)
 app.add_typer(twin.app, name="twin")
 
 

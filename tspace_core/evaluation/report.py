@@ -20,6 +20,8 @@ from tspace_core.evaluation.verdict import Verdict
 from tspace_core.storage.files import write_text
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from tspace_core.evaluation.comparison import Comparison
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,39 +87,48 @@ def render(
     made_at: datetime,
 ) -> str:
     """The report as HTML; every text in it is escaped."""
+    summary = comparison.summary
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            vehicle=vehicle,
+            summary=summary,
+            subject=summary.subject,
+            badges=_BADGES,
+            pairs=comparison.pairs.to_dicts(),
+            pictures=comparison_pictures(vehicle, comparison),
+            training=training,
+            data=data,
+            provenance=provenance,
+            made_at=made_at,
+            versions=_versions(),
+            limits={
+                "distance": f"{DISTANCE_TOLERANCE:.1%}",
+                "time": f"{TRIP_TIME_TOLERANCE:.0%}",
+                "step_s": STEP_S,
+            },
+        )
+    )
+
+
+def environment() -> "Environment":
+    """Templates of the pages with their filters; every text in them is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, interval=_interval, bounds=_bounds, words=_words)
-    summary = comparison.summary
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        vehicle=vehicle,
-        summary=summary,
-        subject=summary.subject,
-        badges=_BADGES,
-        pairs=comparison.pairs.to_dicts(),
-        pictures=comparison_pictures(vehicle, comparison),
-        training=training,
-        data=data,
-        provenance=provenance,
-        made_at=made_at,
-        versions=_versions(),
-        # Our own renderer made these elements and matplotlib escaped the text inside.
-        inline=lambda picture: Markup(picture.inline_svg),  # noqa: S704
-        limits={
-            "distance": f"{DISTANCE_TOLERANCE:.1%}",
-            "time": f"{TRIP_TIME_TOLERANCE:.0%}",
-            "step_s": STEP_S,
-        },
-    )
+    made.filters.update(number=_number, interval=_interval, bounds=_bounds, words=_words)
+    # Our own renderer made these elements and matplotlib escaped the text inside.
+    made.globals["inline"] = lambda picture: Markup(picture.inline_svg)  # noqa: S704
+    return made
 
 
 def comparison_pictures(vehicle: Vehicle, comparison: "Comparison") -> list[Picture]:

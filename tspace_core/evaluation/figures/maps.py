@@ -12,13 +12,16 @@ from tspace_core.evaluation.figures.style import DIVERGING, SEQUENTIAL, Picture,
 _NEVER = "#bbbbbb"
 
 
-def torque_map_change(default: TorqueMap, change_nm: ArrayLike, *, name: str = "policy") -> Picture:
+def torque_map_change(
+    default: TorqueMap, change_nm: ArrayLike, *, name: str = "policy", caption: str | None = None
+) -> Picture:
     """The default map and what a candidate changes about it, side by side.
 
     Args:
         default: the vehicle's default map.
         change_nm: mean change in Nm, the map's shape; NaN where it was never flashed.
         name: of the candidate.
+        caption: what is to be seen; None: a mean of what the candidate flashes.
     """
     change = np.asarray(change_nm, dtype=np.float64)
     if change.shape != default.table.shape:
@@ -36,7 +39,8 @@ def torque_map_change(default: TorqueMap, change_nm: ArrayLike, *, name: str = "
         return picture(
             figure,
             "torque_map_change",
-            f"The default torque map (left) and the mean change that {name} flashes (right), in Nm; "
+            caption
+            or f"The default torque map (left) and the mean change that {name} flashes (right), in Nm; "
             "grey cells were never flashed.",
         )
 
