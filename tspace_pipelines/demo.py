@@ -2,8 +2,9 @@
 
 The twin of ``twin_truck`` is driven by three simulated drivers, with the default map and with random changes
 of it, and records CAN logs; Dagster takes the logs through all assets to a trained and evaluated agent; a
-report says what it saves. What is there already and up to date is used again. The runs are in the same
-instance that ``make ui`` shows.
+report says what it saves. Then the agent drives two short online episodes: it flashes the torque map of the
+running twin over its CAN bus and learns from what happens. What is there already and up to date is used
+again. The runs are in the same instance that ``make ui`` shows.
 """
 
 import os
@@ -102,11 +103,13 @@ def _run(progress: Progress) -> int:
     lake = Lake(settings().data_dir)
     logs = _record(lake, vehicle, progress)
     progress.begin("loading Dagster")
+    from tspace_pipelines.demo_online import drive_online
     from tspace_pipelines.demo_runs import Runs
 
     with Runs.open(progress) as runs:
         _materialize(runs, vehicle, logs, progress)
-    _explain(progress)
+        online = drive_online(runs, lake, vehicle, progress)
+    _explain(online, progress)
     return 0
 
 
@@ -156,13 +159,15 @@ def _materialize(runs: "Runs", vehicle: "Vehicle", logs: "list[RawLog]", progres
     runs.execute("refresh_catalogue", None, "catalogue")
 
 
-def _explain(progress: Progress) -> None:
+def _explain(online: Path, progress: Progress) -> None:
     found = settings()
     report = found.out_dir / REPORT / "report.html"
     progress.say("done")
     progress.plain(
         f"""
   the report          {report}
+  online episodes     {online}
+  every flash         .venv/bin/tspace audit --vehicle {VEHICLE}
   assets and runs     make ui, then http://localhost:3000/assets
   training runs       .venv/bin/mlflow ui --backend-store-uri {found.tracking_uri}
   questions in SQL    .venv/bin/tspace catalogue "FROM episodes"

@@ -81,7 +81,12 @@ class Runs:
             self.instance.add_dynamic_partitions(name, new)
 
     def execute(
-        self, job: str, partition: str | None, what: str, config: Mapping[str, Any] | None = None
+        self,
+        job: str,
+        partition: str | None,
+        what: str,
+        config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Carry out a job.
 
@@ -94,6 +99,7 @@ class Runs:
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
                 partition_key=partition,
+                tags=tags,
                 run_config={"loggers": {LOGGER: {}}, **(config or {})},
                 raise_on_error=False,
             )

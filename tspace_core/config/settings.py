@@ -1,7 +1,7 @@
 """Where data lies and which servers are used: conf/settings.yaml, overridden by TSPACE_* variables.
 
 Secrets and hosts come from the environment only; conf/ never holds them. A nested field is reached with a
-double underscore, e.g. ``TSPACE_HMI__SOURCE=udp``.
+double underscore, e.g. ``TSPACE_HMI__SOURCE=dummy``.
 """
 
 import os
@@ -31,7 +31,7 @@ class HmiSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Literal["udp", "rmq", "dummy"] = "dummy"
+    source: Literal["udp", "rmq", "dummy"] = "udp"
     udp_host: str = Field(default="127.0.0.1", description="address that the HMI's datagrams arrive at")
     udp_port: int = Field(default=8002, ge=1, le=65535)
 
@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     )
     hmi: HmiSettings = HmiSettings()
     bridge: BridgeSettings = BridgeSettings()
+    campaign_token: SecretStr | None = Field(
+        default=None, description="signed campaign of online runs, from the environment only"
+    )
     mlflow_uri: str | None = Field(default=None, description="tracking server; default: SQLite in data_dir")
     mongodb_uri: SecretStr | None = Field(
         default=None, description="document store, from the environment only"

@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from tspace_core.config import load_vehicle
+from tspace_core.config import load_vehicle, settings
 from tspace_pipelines.metadata import clear_failure
 from tspace_pipelines.resources import LakeResource
 
@@ -26,18 +26,20 @@ class DriveConfig(dg.Config):
 def drive_online(context: dg.OpExecutionContext, config: DriveConfig, lake: LakeResource) -> None:
     """Drive until the HMI's exit or the wanted number of episodes; each is reported as it is stored."""
     from tspace_core.online.avatar import Avatar, AvatarOptions
-
     from tspace_pipelines.online_report import EpisodeReporter
 
     with clear_failure():
         vehicle = load_vehicle(config.vehicle)
         found = lake.open()
+        token = settings().campaign_token
         options = AvatarOptions(
             infer=config.infer,
             observe=config.observe,
             episodes=config.episodes,
             begin=config.begin,
             run_id=context.run_id,
+            by=f"Dagster run {context.run_id[:8]}",
+            token=token.get_secret_value() if token is not None else None,
         )
         summary = Avatar(
             vehicle,
