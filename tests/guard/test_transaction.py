@@ -154,11 +154,12 @@ def test_what_is_read_back_differs_in_one_bit(name: str, tmp_path: Path) -> None
 
 
 @every_vehicle
-def test_what_lies_outside_the_block_is_found_by_the_checksum(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("after", "found_by"), [("write", "read back"), ("read", "checksum")])
+def test_what_lies_outside_the_block_is_found(name: str, after: str, found_by: str, tmp_path: Path) -> None:
     rig = rig_with_learned_map(tmp_path, name)
 
     def spoil(_number: int, call: str) -> None:
-        if call == "write":
+        if call == after:
             page = next(page for page in rig.target.working if page != rig.target.active)
             rig.target.pages[page][12, 3] += 1
 
@@ -166,7 +167,7 @@ def test_what_lies_outside_the_block_is_found_by_the_checksum(name: str, tmp_pat
     outcome = rig.propose()
     assert outcome.result == "REVERTED"
     assert outcome.code == 1
-    assert "checksum" in outcome.reason
+    assert found_by in outcome.reason
     is_known(rig, outcome)
 
 

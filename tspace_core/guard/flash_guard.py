@@ -364,7 +364,6 @@ class FlashGuard:
             self._commands,
             self._session,
             answer.table,
-            rows,
             record=record,
             now_ns=self._now_ns,
             limit_s=self.vehicle.guard.flash_time_limit_s,

@@ -3,7 +3,7 @@
 ::
 
     identity, seed and key (once a session) -> is in effect what should be? -> write the idle page
-      -> read the block back bit for bit, checksum over the map -> audit log (on the disk)
+      -> read every cell back bit for bit, checksum over the map -> audit log (on the disk)
       -> switch page -> read the page's number
 
 APPLIED: the new page is in effect, read back. REVERTED: the page from before, or the reference page, is in
@@ -76,7 +76,6 @@ def flash(
     commands: Commands,
     session: Session,
     table: TorqueMap,
-    rows: slice,
     *,
     record: Callable[[int, int], None],
     now_ns: Callable[[], int],
@@ -89,7 +88,6 @@ def flash(
         commands: the VCU.
         session: what is known of it; only ``open`` is changed.
         table: the whole map as it shall be.
-        rows: the rows of it that are read back bit for bit.
         record: called with page and cells sent before the switch; returns when that is on the disk.
         now_ns: monotonic clock, ns.
         limit_s: a flash that takes longer is given up.
@@ -98,7 +96,7 @@ def flash(
     Returns:
         What is in effect now. Errors of link and audit log are in it, not raised.
     """
-    attempt = _Attempt(commands, session, table, rows, record, now_ns)
+    attempt = _Attempt(commands, session, table, record, now_ns)
     try:
         with commands.transaction(mark, limit_s):
             attempt.run()
@@ -114,13 +112,11 @@ class _Attempt:
         commands: Commands,
         session: Session,
         table: TorqueMap,
-        rows: slice,
         record: Callable[[int, int], None],
         now_ns: Callable[[], int],
     ) -> None:
         self.commands, self.session = commands, session
-        self.table, self.rows = table, rows
-        self.record, self.now_ns = record, now_ns
+        self.table, self.record, self.now_ns = table, record, now_ns
         self.safe = {session.page, commands.reference_page}  # pages whose content is known to be good
         self.target = session.page
         self.switched = False
@@ -133,9 +129,9 @@ class _Attempt:
         self.target = commands.idle_page()
         self.safe.discard(self.target)
         self.cells = commands.write(self.target, cells)
-        block = cells[self.rows]
-        back = commands.read(self.target, self.rows.start, len(block))
-        if not same_bits(back, block):
+        # All of them: a page that is behind by earlier flashes is written outside the four rows as well.
+        back = commands.read(self.target, 0, len(cells))
+        if not same_bits(back, cells):
             message = f"page {self.target} was read back and holds something else than was written"
             raise NotWrittenError(message)
         if not commands.checksum_ok(self.target, cells):
