@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bridge.world import FIRST_ROW, LIMIT_S, World, until, world
+from tests.bridge.world import FIRST_ROW, LIMIT_S, World, await_message, until, world
 from tspace_core.errors import BusError, ChannelError
 from tspace_core.guard.audit import read, verify
 from tspace_core.link.channel_frames import pack
@@ -186,15 +186,11 @@ def test_another_key_and_garbage_change_nothing(bridge: World) -> None:
 def test_each_role_may_only_say_its_own(bridge: World) -> None:
     with bridge.connect("operator") as person:
         person.send(Arm(by="a stranger"))
-        answer = person.receive(LIMIT_S)
-        assert isinstance(answer, Failed)
+        answer = await_message(person, Failed)
         assert "an operator sends revert, clear or status, not arm" in answer.reason
     agent = bridge.agent()
     agent.client.send(Clear(by="the agent"))
-    failed = agent.client.receive(LIMIT_S)
-    while not isinstance(failed, Failed):
-        failed = agent.client.receive(LIMIT_S)
-    assert "not clear" in failed.reason
+    assert "not clear" in await_message(agent.client, Failed).reason
 
 
 def test_a_vcu_that_is_off_is_no_crash_and_arms_when_it_is_on(bridge: World) -> None:
@@ -260,6 +256,7 @@ def test_a_lost_bus_ends_the_bridge_with_the_cause(bridge: World, monkeypatch: p
     monkeypatch.setattr(bridge.bridge._bus._bus, "recv", lost)
     until(lambda: bool(bridge.cause), "the bridge to end")
     assert "the interface was pulled out" in bridge.cause
+    assert bridge.bridge.failed
     assert bridge.vcu.page == bridge.vcu.reference_page
     assert verify(bridge.audit).ok
 
@@ -276,6 +273,7 @@ def test_a_crash_in_the_guards_thread_ends_on_the_reference_map(
     monkeypatch.setattr(bridge.bridge._task.guard, "tick", broken)
     until(lambda: bool(bridge.cause) or bridge.error is not None, "the bridge to end")
     assert bridge.cause == "guard: a bug"
+    assert bridge.bridge.failed
     assert bridge.vcu.page == bridge.vcu.reference_page
 
 
@@ -285,6 +283,7 @@ def test_the_end_of_the_bridge_reaches_the_agent_and_the_vcu(bridge: World) -> N
     assert "signal SIGTERM" in agent.expect_state("DISARMED").cause
     bridge.end()
     assert bridge.cause == "signal SIGTERM"
+    assert not bridge.bridge.failed
     assert bridge.vcu.page == bridge.vcu.reference_page
     *_, last = read(bridge.audit)
     assert last["guard"] == "DISARMED"

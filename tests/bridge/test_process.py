@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.bridge.world import FIRST_ROW, AgentTwin, until
+from tests.bridge.world import FIRST_ROW, AgentTwin, await_message, until
 from tests.online.stage import VEHICLE, Process, Stage, events, stage, wait_event
 from tspace_core.config import load_vehicle
 from tspace_core.guard.audit import verify
@@ -80,10 +81,7 @@ class Drive:
     def report(self) -> Report:
         with self.connect("operator") as client:
             client.send(Status())
-            while True:
-                message = client.receive(LIMIT_S)
-                if isinstance(message, Report):
-                    return message
+            return await_message(client, Report)
 
     def page_after(self, since: int) -> dict[str, object]:
         """The first event from line ``since`` on by which the twin uses its reference page."""
@@ -179,6 +177,26 @@ def test_the_commands_of_an_operator(drive: Drive) -> None:
     (request,) = [json.loads(path.read_text()) for path in pending.glob("*.json")]
     assert request["options"] == {"infer": True, "observe": False, "episodes": 2}
     agent.close()
+
+
+def test_the_keys_r_and_q(scene: tuple[Stage, Process]) -> None:
+    command = [sys.executable, "-m", "tspace_core.cli", "bridge", "--vehicle", VEHICLE]
+    with subprocess.Popen(
+        command, env=scene[0].env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as bridge:
+        assert bridge.stdin is not None
+        assert bridge.stdout is not None
+        lines = iter(bridge.stdout)
+        assert next(lines).startswith("DISARMED")
+        for key, said in (
+            ("x", "r + Enter"),
+            ("r", "DISARMED: revert by the r key"),
+            ("q", "ended: the q key"),
+        ):
+            bridge.stdin.write(f"{key}\n")
+            bridge.stdin.flush()
+            assert any(line.startswith(said) for line in lines)
+        assert bridge.wait(LIMIT_S) == 0
 
 
 def test_a_full_bus_costs_no_signal_and_no_flash(drive: Drive) -> None:

@@ -60,6 +60,15 @@ def until(done: Callable[[], bool], what: str) -> None:
         pause.wait(0.01)
 
 
+def await_message(client: ChannelClient, kind: type[M]) -> M:
+    """The next message of that kind; pushed states before it are skipped."""
+    while (message := client.receive(LIMIT_S)) is not None:
+        if isinstance(message, kind):
+            return message
+        assert isinstance(message, State), message
+    pytest.fail(f"no {kind.__name__} within {LIMIT_S:.0f} s")
+
+
 class Truck:
     """Sends what a rolling truck sends, all 20 ms, while ``rolling`` is set."""
 
@@ -225,19 +234,13 @@ class World:
         return agent
 
     def report(self) -> Report:
-        with self.connect("operator") as client:
-            client.send(Status())
-            while True:
-                message = client.receive(LIMIT_S)
-                if isinstance(message, Report):
-                    return message
+        return self.operate(Status())
 
-    def operate(self, command: Message) -> State:
+    def operate(self, command: Message) -> Report:
+        """The bridge's report when an operator's command is done."""
         with self.connect("operator") as client:
             client.send(command)
-            message = client.receive(LIMIT_S)
-            assert isinstance(message, State), message
-            return message
+            return await_message(client, Report)
 
     def hmi(self, status: str) -> None:
         """The HMI says something to the bridge in standby."""

@@ -103,9 +103,15 @@ class Bridge:
         self.ready = threading.Event()
         self._decoder = Decoder(vehicle)
         self._silence_ns = round(vehicle.online.silence_s * 1e9)
+        self._bus_lost = False
         self._foreign = 0
         self._locking = threading.Event()
         self._silent = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended because something broke."""
+        return self.supervisor.error is not None or self._bus_lost
 
     def stop(self, cause: str) -> None:
         """End it in order; from any thread."""
@@ -212,6 +218,7 @@ class Bridge:
             self._task.guard.trip(cause)
 
     def _on_bus_lost(self, error: BusError) -> None:
+        self._bus_lost = True
         self._task.submit(lambda: self._task.guard.lock(f"bus lost: {error}"))
         self.supervisor.stop(str(error))
 

@@ -24,7 +24,6 @@ from tspace_core.link.messages import (
     Propose,
     Report,
     Revert,
-    State,
     Status,
     Welcome,
     rows_from_hex,
@@ -110,7 +109,7 @@ class Peers:
     def received(self, peer: Peer, message: Message) -> Message | None:
         """One message of a welcome peer."""
         if isinstance(message, Revert):
-            self._task.revert(f"revert by {message.by}", lambda: self._reply(peer, self._state()))
+            self._task.revert(f"revert by {message.by}", lambda: self._reply(peer, self.report()))
             return None
         if isinstance(message, Status):
             return self.report()
@@ -138,7 +137,7 @@ class Peers:
 
             def clear() -> None:
                 self._task.guard.clear(by)
-                self._reply(peer, self._state())
+                self._reply(peer, self.report())
 
             return None if self._task.submit(clear) else Failed(reason="the guard is busy; try again")
         return Failed(reason=f"an operator sends revert, clear or status, not {message.kind}")
@@ -232,9 +231,6 @@ class Peers:
             first_row=first,
             rows=rows_to_hex(live[first : first + FLASHED_ROWS]),
         )
-
-    def _state(self) -> State:
-        return State(state=self._task.guard.state, cause=self._task.guard.cause[:_TEXT])
 
 
 def _answer(number: int, outcome: FlashOutcome) -> Answer:

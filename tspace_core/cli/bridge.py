@@ -3,7 +3,7 @@
 import getpass
 import logging
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from tspace_core.cli.options import VehicleId
 
 if TYPE_CHECKING:
     from tspace_core.bridge.bridge import Bridge
+    from tspace_core.link.channel import ChannelClient
     from tspace_core.link.messages import Message, Report
 
 app = typer.Typer(rich_markup_mode=None)
@@ -46,7 +47,7 @@ def bridge(
         _watch_keys(process)
     cause = process.run()
     _tell(f"ended: {cause}")
-    if process.supervisor.error is not None:
+    if process.failed:
         raise typer.Exit(1)
 
 
@@ -150,12 +151,12 @@ def _person() -> str:
 
 
 def _ask(vehicle_id: str, command: "Message | None") -> "Report":
-    """Send a command, wait until the guard's state has followed, and return the bridge's report."""
+    """Send a command, and return the bridge's report of when it was done."""
     from tspace_core import __version__
     from tspace_core.config import load_vehicle
     from tspace_core.link.channel import ChannelClient, TlsFiles
     from tspace_core.link.endpoints import bridge_key, endpoints
-    from tspace_core.link.messages import Hello, Report, State, Status
+    from tspace_core.link.messages import Hello, Status
 
     vehicle = load_vehicle(vehicle_id)
     place = endpoints(vehicle)
@@ -163,29 +164,24 @@ def _ask(vehicle_id: str, command: "Message | None") -> "Report":
     with ChannelClient.connect(
         place.bridge_host, place.bridge_port, bridge_key(), hello, tls=TlsFiles.from_settings()
     ) as client:
-        if command is not None:
-            client.send(command)
-            _expect(client, State)
-        client.send(Status())
-        report = _expect(client, Report)
-        assert isinstance(report, Report)
-        return report
+        client.send(Status() if command is None else command)
+        return _report(client)
 
 
-def _expect(client: Any, kind: type[Any]) -> "Message":
+def _report(client: "ChannelClient") -> "Report":
     import time
 
     from tspace_core.errors import ChannelError
-    from tspace_core.link.messages import Failed
+    from tspace_core.link.messages import Failed, Report
 
     deadline = time.monotonic() + _ANSWER_S
     while (left := deadline - time.monotonic()) > 0:
-        message: Message | None = client.receive(left)
-        if message is not None and isinstance(message, kind):
+        message = client.receive(left)
+        if isinstance(message, Report):
             return message
         if isinstance(message, Failed):
             raise ChannelError(message.reason)
-    text = f"the bridge did not answer within {_ANSWER_S:g} s"
+    text = f"the bridge did not answer within {_ANSWER_S:g} s; end it, or the vehicle, if a map must go"
     raise ChannelError(text)
 
 

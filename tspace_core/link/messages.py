@@ -14,8 +14,8 @@ operator       ``status``                  asks for ``report``
 bridge         ``welcome``                 answer to ``hello``
 bridge         ``armed``                   answer to ``arm``
 bridge         ``answer``                  answer to ``propose``: what was really applied
-bridge         ``state``                   at each change of the guard's state, and as answer to commands
-bridge         ``report``                  answer to ``status``
+bridge         ``state``                   at each change of the guard's state
+bridge         ``report``                  answer to ``status``, ``clear`` and ``revert``, when it is done
 bridge         ``failed``                  what was refused and why
 =============  ==========================  ==============================================================
 
