@@ -327,7 +327,6 @@ class Avatar:
                 learner.stop()
                 message = f"the learner of {self.vehicle.id} cannot begin: {ready.cause}"
                 raise OnlineError(message)
-            self.summary.notes.extend(ready.notes)
             for note in ready.notes:
                 self._tell(f"learner: {note}")
         return learner

@@ -232,7 +232,7 @@ class Keeper:
             episode.key,
             episode.episodes,
             counts=counts_of(episode, setup.vehicle.sampling.window),
-            training_log=training_log(episode, running, learned, note),
+            training_log=training_log(episode, running, learned, note=note, tracked=setup.tracked),
             live_map=episode.live,
         )
         return EpisodeResult(

@@ -156,9 +156,22 @@ def smoothed(before: float | None, value: float) -> float:
 
 
 def training_log(
-    episode: FinishedEpisode, running: float | None, learned: EpisodeLearned | None, note: str | None
+    episode: FinishedEpisode,
+    running: float | None,
+    learned: EpisodeLearned | None,
+    *,
+    note: str | None,
+    tracked: str | None,
 ) -> dict[str, Any]:
-    """What happened in an episode as JSON: a line a decision with the record that became of it."""
+    """What happened in an episode as JSON: a line a decision with the record that became of it.
+
+    Args:
+        episode: as the control loop left it.
+        running: reward smoothed up to this episode.
+        learned: what the learner made of it.
+        note: why it made nothing of it.
+        tracked: MLflow's id of the run.
+    """
     by_time = {record.time_ns: record for record in episode.records}
     losses = learned.model_dump(mode="json") if learned is not None else None
     return {
@@ -176,6 +189,7 @@ def training_log(
         "latency_ms": episode.latency.summary_ms(),
         "learning": losses,
         "learner": note,
+        "mlflow_run": tracked,
         "steps": [_line(decision, by_time.get(decision.time_ns)) for decision in episode.decisions],
     }
 
