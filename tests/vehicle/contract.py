@@ -126,6 +126,19 @@ class VehicleInterfaceContract:
         assert isinstance(window, Window)
         assert window.samples[:, 1].max() < 50
 
+    def test_samples_of_the_episode_before_are_in_no_window(self, rig: Rig) -> None:
+        self.start(rig)
+        rig.begin()
+        rig.samples(15, thrust=99.0)
+        assert isinstance(rig.next(), Window)
+        rig.say("end_invalid")
+        assert isinstance(rig.next(), EpisodeEnded)
+        rig.begin()
+        rig.samples(10)
+        window = rig.next()
+        assert isinstance(window, Window)
+        assert window.samples[:, 1].max() < 50
+
     def test_end_invalid_discards_and_brings_the_reference_map_back(self, rig: Rig) -> None:
         self.start(rig)
         rig.begin()

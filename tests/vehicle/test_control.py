@@ -255,6 +255,16 @@ def test_a_crash_while_arming_disarms_and_ends_the_run_with_its_cause() -> None:
     assert rig.acts[-2:] == ["disarm: the bridge is gone", "stop: the bridge is gone"]
 
 
+def test_a_crash_while_arming_the_second_episode_ends_none_that_was_not_begun() -> None:
+    rig = Rig().start()
+    rig.post(Event.BEGIN)
+    rig.post(Event.END_INVALID)
+    assert told([rig.next(), rig.next()]) == ["begun 1", "invalid 1: end_invalid"]
+    rig.report = ChannelError("the bridge is gone")
+    rig.post(Event.BEGIN)
+    assert told(rig.finish()) == ["failed: the bridge is gone"]
+
+
 def test_an_invalid_window_is_passed_on_and_is_one_failure() -> None:
     rig = Rig().start()
     rig.post(Event.BEGIN)

@@ -228,3 +228,12 @@ def test_a_bridge_whose_clock_is_wrong_makes_invalid_windows_not_silence() -> No
     hour = 3600 * 1_000_000_000
     made = windows(observed(n, received_ns=START_NS + hour + n * PERIOD_NS) for n in range(60))
     assert [window.reason for window in made] == ["30 samples in a row were dropped, the last one: late"] * 2
+
+
+def test_no_energy_is_invented_across_a_step_that_is_too_long() -> None:
+    vehicle = truck()
+    short = vehicle.model_copy(update={"log": vehicle.log.model_copy(update={"max_dt_s": 0.12})})
+    samples = [observed(n) for n in range(33) if n not in (10, 11, 12)]  # a step of 0.2 s
+    whole, cut = windows(samples)[0], windows(samples, WindowBuilder(short))[0]
+    power = drive_sample(13)["voltage"] * drive_sample(13)["current"]
+    assert whole.energy_wh - cut.energy_wh == pytest.approx(power * 0.2 / 3600)
