@@ -184,19 +184,22 @@ def test_the_keys_r_and_q(scene: tuple[Stage, Process]) -> None:
     with subprocess.Popen(
         command, env=scene[0].env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as bridge:
+        watchdog = threading.Timer(LIMIT_S, bridge.kill)
+        watchdog.start()
         assert bridge.stdin is not None
         assert bridge.stdout is not None
         lines = iter(bridge.stdout)
         assert next(lines).startswith("DISARMED")
-        for key, said in (
+        for key, answer in (
             ("x", "r + Enter"),
-            ("r", "DISARMED: revert by the r key"),
+            ("r", "revert by the r key: DISARMED"),
             ("q", "ended: the q key"),
         ):
             bridge.stdin.write(f"{key}\n")
             bridge.stdin.flush()
-            assert any(line.startswith(said) for line in lines)
+            assert any(line.startswith(answer) for line in lines), answer  # the watchdog ends the lines
         assert bridge.wait(LIMIT_S) == 0
+        watchdog.cancel()
 
 
 def test_a_full_bus_costs_no_signal_and_no_flash(drive: Drive) -> None:

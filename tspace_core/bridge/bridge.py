@@ -119,7 +119,9 @@ class Bridge:
 
     def revert(self, by: str) -> None:
         """Reference map at once; from any thread."""
-        self._task.revert(f"revert by {by}")
+        self._task.revert(
+            f"revert by {by}", lambda: self.options.tell(f"revert by {by}: {self._task.guard.state}")
+        )
 
     def run(self, *, signals: Collection[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> str:
         """Serve until stopped, by a signal too (main thread only); the first cause of the end.

@@ -124,7 +124,7 @@ def _watch_keys(process: "Bridge") -> None:
     def watch() -> None:
         try:
             for line in sys.stdin:
-                if not process.ready.is_set():
+                if not process.ready.wait(_ANSWER_S):
                     continue
                 if line.strip().lower() == "r":
                     process.revert("the r key")
