@@ -36,7 +36,9 @@ KEEP_ALIVE_S = 0.5
 LOST_AFTER = 3
 """Questions in a row that the VCU did not answer until its session counts as lost."""
 RETRY_S = 0.5
-"""Between two tries to put an unconfirmed reference page into effect."""
+"""Until the first try to put an unconfirmed reference page into effect."""
+QUIET_S = 2.5
+"""Between further tries: each keeps the VCU's session alive, which left in silence falls back by itself."""
 
 
 class FlashGuard:
@@ -92,6 +94,7 @@ class FlashGuard:
         self._confirmed = True  # the reference page is known to be in effect, or nothing else was flashed
         self._unanswered = 0
         self._retried_ns = self._asked_ns = now_ns()
+        self._retry_s = RETRY_S
         self._changed_ns: int | None = None  # when the reference page came back
         self._notes: deque[tuple[str, dict[str, Any]]] = deque()
         self._take_up(audit.last)
@@ -267,8 +270,8 @@ class FlashGuard:
                 self.trip(cause)
             elif now - max(self._asked_ns, self._commands.answered_ns) >= KEEP_ALIVE_S * 1e9:
                 self._ask(now)
-        elif not self._confirmed and now - self._retried_ns >= RETRY_S * 1e9:
-            self._retried_ns = now
+        elif not self._confirmed and now - self._retried_ns >= self._retry_s * 1e9:
+            self._retried_ns, self._retry_s = now, QUIET_S
             self._settle(self._commands.revert(reconnect=True))
 
     # Inside
@@ -421,6 +424,7 @@ class FlashGuard:
             self._to_reference()
             if needed:
                 self._confirmed = problem is None
+                self._retry_s = RETRY_S
             if problem is not None and before == "ARMED" and self.state == "DISARMED":
                 self.state = "LOCKED"
                 self.cause = f"{cause}; the reference page was not confirmed: {problem}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tspace_core.config.vehicle import Vehicle
-from tspace_core.errors import ConfigError, LinkError, XcpError, XcpProtocolError
+from tspace_core.errors import ConfigError, LinkError, XcpCommandError, XcpError, XcpProtocolError
 from tspace_core.guard.target import Identity, failure_code
 from tspace_core.link.float_buffer import CELL_BYTES, from_bytes, to_bytes
 from tspace_core.link.map_pages import DownloadCost, MapPages, Words, runs
@@ -18,7 +18,7 @@ from tspace_core.link.parameters import Place, check_stored_axes, find_places
 from tspace_core.link.xcp import XcpMaster
 from tspace_core.link.xcp_checksum import checksum
 from tspace_core.link.xcp_key import KeyFunction, load_key_function
-from tspace_core.link.xcp_packets import PageMode, Resource
+from tspace_core.link.xcp_packets import ErrorCode, PageMode, Resource
 
 if TYPE_CHECKING:
     from tspace_core.config.link import XcpConfig
@@ -164,7 +164,7 @@ class Calibration:
         return self._checksum_ok(self._config.map_name, page, table)
 
     def activate(self, page: int) -> None:
-        """Put a page into effect; for the reference page a lost session is opened again first."""
+        """Put a page into effect; for the reference page a lost session is opened and unlocked first."""
         if page != self.reference_page:
             self._master.check_alone()
             self._master.set_cal_page(PageMode.ECU, self._config.segment, page)
@@ -172,12 +172,15 @@ class Calibration:
         if self._master.connected:
             try:
                 self._master.set_cal_page(PageMode.ECU, self._config.segment, page)
-            except LinkError:
-                if self._master.connected:
+            except LinkError as error:
+                locked = isinstance(error, XcpCommandError) and error.code == ErrorCode.ERR_ACCESS_LOCKED
+                if self._master.connected and not locked:
                     raise
             else:
                 return
-        self._connect()
+        if not self._master.connected:
+            self._connect()
+        # A question may have opened the session anew; such a one is still locked.
         self.unlock()
         self._master.set_cal_page(PageMode.ECU, self._config.segment, page)
 
