@@ -722,3 +722,43 @@ def test_a_log_of_another_guard_is_gone_on_with(tmp_path: Path) -> None:
     assert again.last is not None
     assert again.last["reference"] is True
     again.close()
+
+
+def test_flashes_older_than_ten_seconds_are_forgotten(tmp_path: Path) -> None:
+    """40 Nm a minute is no rate; only what was changed within 10 s is added up."""
+    rig = rig_of(tmp_path, pedal_zero_drop_nm=200.0)
+    rig.arm()
+    for _ in range(4):
+        rig.drive(10.5)
+        outcome = rig.propose(-40.0, first_row=8)
+        assert outcome.result == "APPLIED"
+        assert "cell_rate_10s" not in outcome.clipped
+    assert len(rig.guard._recent) <= 2
+
+
+def test_a_clearing_that_cannot_be_noted_does_not_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = rig_of(tmp_path)
+    rig.guard.lock("second master")
+
+    def full(_event: str, **_fields: object) -> None:
+        raise AuditError("disk full")
+
+    monkeypatch.setattr(rig.audit, "append", full)
+    rig.guard.clear(by="a person")
+    assert rig.state == "LOCKED"
+
+
+def test_a_further_episode_that_cannot_be_noted_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = learned(rig_of(tmp_path))
+
+    def full(_event: str, **_fields: object) -> None:
+        raise AuditError("disk full")
+
+    monkeypatch.setattr(rig.audit, "append", full)
+    assert not rig.guard.arm(by="the next episode", token=None, resume=None).ok
+    assert rig.state == "LOCKED"
+    assert rig.in_effect == rig.guard.reference

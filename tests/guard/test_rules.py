@@ -360,3 +360,29 @@ def test_a_saved_map_is_measured_against_the_reference_and_never_clipped(name: s
     stale = VehicleState(0.0, 0.0, 0.0, NOW - SECOND)
     assert refused(guard_resume(reference, reference, stale, envelope_of(name), NOW)).rule == "stale"
     assert refused(guard_resume(reference, outside, still, envelope_of(name), NOW)).rule == "reference"
+
+
+def test_what_clipping_would_get_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map is verified as a whole after clipping; here clipping is broken on purpose."""
+    reference = reference_of(TRUCK)
+
+    def broken(change: float, first_row: int = ROW) -> Any:
+        rows = lowest_column(rows_of(reference, first_row), change)
+        return lambda *_: Accepted(with_rows(reference, first_row, rows), first_row)
+
+    tight = Envelope.of(limited(load_vehicle(TRUCK), driver_point_nm=20.0))
+    loose = Envelope.of(limited(load_vehicle(TRUCK), **ROOM))
+    for change, rule, envelope in (
+        (-51.0, "pedal_zero", envelope_of(TRUCK)),
+        (-51.0, "cell_rate", loose),
+        (-30.0, "driver_point", tight),
+    ):
+        monkeypatch.setattr("tspace_core.guard.rules._clip", broken(change))
+        answer = refused(ask(rows_of(reference, ROW), envelope=envelope, state=driving(85.0, 0.0)))
+        assert answer.rule == rule
+    monkeypatch.setattr("tspace_core.guard.rules._clip", broken(-40.0))
+    history = [
+        AppliedRows(NOW - 5 * SECOND, ROW, rows_of(reference, ROW) + np.float32(70), rows_of(reference, ROW))
+    ]
+    answer = refused(ask(lowest_column(rows_of(reference, ROW), -1), recent=history, envelope=loose))
+    assert answer.rule == "cell_rate_10s"

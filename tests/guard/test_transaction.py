@@ -205,6 +205,17 @@ def test_a_second_master_is_seen_before_the_next_flash(name: str, tmp_path: Path
 
 
 @every_vehicle
+def test_a_page_that_somebody_switched_is_seen_before_the_next_flash(name: str, tmp_path: Path) -> None:
+    rig = rig_with_learned_map(tmp_path, name)
+    rig.target.active = rig.target.reference_page
+    outcome = rig.propose()
+    assert outcome.result == "REVERTED"
+    assert "fell back by itself" in outcome.reason
+    assert "write" not in rig.target.calls
+    assert rig.state == "LOCKED"
+
+
+@every_vehicle
 def test_another_vcu_after_a_failure_locks(name: str, tmp_path: Path) -> None:
     rig = rig_with_learned_map(tmp_path, name)
 

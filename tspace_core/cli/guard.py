@@ -128,7 +128,7 @@ def sign(
         int | None, typer.Option(min=1, help="Higher than that of any token spent; default: the time.")
     ] = None,
 ) -> None:
-    """Sign a token for one arming of one vehicle, its reference map and limits being as they are now."""
+    """Sign a token for one vehicle, its reference map and limits being as they are now."""
     from tspace_core.config import load_vehicle
     from tspace_core.errors import TokenError
     from tspace_core.guard.envelope import Envelope
