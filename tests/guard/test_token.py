@@ -154,10 +154,27 @@ def test_no_token_no_arming(tmp_path: Path) -> None:
     assert rig.state == "DISARMED"
 
 
-def test_a_token_arms_once(tmp_path: Path) -> None:
+def test_a_campaign_is_armed_again_in_its_process_and_its_flashes_stay_counted(tmp_path: Path) -> None:
+    rig, token = rig_and_token(tmp_path)
+    assert rig.guard.arm(by="test", token=token, resume=None).ok
+    for _ in range(2):
+        rig.drive(1.2)
+        assert rig.propose(-3.0).result == "APPLIED"
+    rig.guard.trip("end_invalid")
+    rig.drive(0.1)
+    assert rig.guard.arm(by="test", token=token, resume=None).ok
+    results = []
+    for _ in range(2):
+        rig.drive(1.2)
+        results.append(rig.propose(-3.0).result)
+    assert results == ["APPLIED", "REFUSED"], "3 flashes in all"
+
+
+def test_a_token_is_not_taken_by_another_process(tmp_path: Path) -> None:
     rig, token = rig_and_token(tmp_path)
     assert rig.guard.arm(by="test", token=token, resume=None).ok
     rig.guard.trip("exit")
+    rig.guard = FlashGuard(rig.vehicle, rig.target, rig.audit, now_ns=rig.clock, utc_ns=rig.clock)
     rig.drive(0.1)
     answer = rig.guard.arm(by="test", token=token, resume=None)
     assert not answer.ok

@@ -102,7 +102,7 @@ class Arming:
             TokenError: it is needed and missing, or it does not hold.
         """
         limits = self._vehicle.guard
-        if self._campaign is not None and token is not None and token == self._token:
+        if self._campaign is not None and token == self._token and self.over() is None:
             return {"nonce": self._campaign.nonce, "counter": self._campaign.counter, "again": True}
         self._campaign, self._token, self._used = None, None, 0
         if token is None and not limits.campaign_required:

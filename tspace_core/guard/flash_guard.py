@@ -303,8 +303,7 @@ class FlashGuard:
         over = self._arming.over() or self._arming.used_up()
         if over is not None:
             return Refusal("campaign", over)
-        if self._watch.latest is None:
-            return Refusal("stale", "there was no sample of the vehicle yet")
+        assert self._watch.latest is not None  # arming saw one
         return guard(
             proposal.rows,
             proposal.first_row,

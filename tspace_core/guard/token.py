@@ -1,8 +1,9 @@
 """Campaign tokens: what somebody in charge allows one vehicle and driver, signed and checked offline.
 
 A token is ``base64url(payload) "." base64url(signature)``: the payload is JSON with sorted keys, the
-signature Ed25519 over its bytes. It is good for one arming. Spent nonces and the highest counter lie in a
-file (`CampaignLedger`); whoever deletes that file can use an old token again until its time is over.
+signature Ed25519 over its bytes. It is good for one run of the guard's process, in which it may be armed
+again until its flashes or its time are over. Spent nonces and the highest counter lie in a file
+(`CampaignLedger`); whoever deletes that file can use an old token again until its time is over.
 """
 
 import base64
