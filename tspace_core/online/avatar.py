@@ -246,7 +246,9 @@ class Avatar:
             "sign_of_life": lambda: beat_until_stopped(
                 supervisor, self.folder, vehicle.id, options.run_id, lambda: (cruncher.state, cruncher.number)
             ),
-            "keeper": lambda: _then(keeper.keep, keeper.close),
+            # Its queue is not closed when it crashes: the control loop would fail on that before the supervisor
+            # has heard of the first cause.
+            "keeper": keeper.keep,
             "control": lambda: _then(control, keeper.close),
         }
         with stop_on_signals(supervisor) if options.signals else nullcontext():

@@ -122,7 +122,7 @@ class Keeper:
     def record(self, record: Record) -> None:
         """Take a record for the learner; never waits."""
         if self.learner is not None and record.truthful and not self._queue.put(record, timeout_s=0.0):
-            self.summary.lost_records["not learned from: the learner is behind"] += 1
+            self.summary.unlearned += 1
 
     def finished(self, episode: FinishedEpisode) -> None:
         """Take an episode.

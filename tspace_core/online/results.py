@@ -78,6 +78,7 @@ class RunSummary:
         discarded: thrown away by end_invalid, or by an end that was not valid.
         records: in stored episodes.
         lost_records: steps that are in no stored episode, by reason.
+        unlearned: records that are stored but found no room on their way to the learner.
         flashes: decisions by result.
         energy_wh, distance_m, total_reward: of the stored records.
         running_reward: of the vehicle's episodes.
@@ -96,6 +97,7 @@ class RunSummary:
     discarded: int = 0
     records: int = 0
     lost_records: Counter[str] = field(default_factory=Counter)
+    unlearned: int = 0
     flashes: Counter[str] = field(default_factory=Counter)
     energy_wh: float = 0.0
     distance_m: float = 0.0
