@@ -28,7 +28,7 @@ ATTEMPT_TAG = "tspace/attempt"
 ATTEMPTS = 3
 SILENT_S = 15.0
 """A run whose heartbeat is older has died: it beats every second."""
-STARTING_S = 120.0
+STARTING_S = 300.0
 """A run may take this long until its first heartbeat."""
 ACTIVE = (Status.NOT_STARTED, Status.QUEUED, Status.STARTING, Status.STARTED, Status.CANCELING)
 

@@ -19,7 +19,7 @@ import yaml
 from tests.conftest import PROJECT
 
 VEHICLE = "twin_truck"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 """Longest wait for anything that must happen; only a broken test takes that long."""
 
 Line = dict[str, Any]
@@ -157,9 +157,10 @@ class Stage:
             sender.sendto(json.dumps({"status": status}).encode(), ("127.0.0.1", self.udp_port))
 
     def close(self) -> None:
-        """End what is left."""
+        """End what is left; what it said last is shown where the test failed."""
         for process in reversed(self.processes):
             process.kill()
+            print(f"--- {process.name} said last:", *(line[:300] for line in process.lines[-25:]), sep="\n")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tspace_core.config import TorqueMap, Vehicle
 from tspace_core.evaluation.figures import Picture, torque_map_change
 from tspace_core.evaluation.figures.online import Course, episode_course
 from tspace_core.evaluation.report import environment
+from tspace_core.records.episode import Episode
 from tspace_core.storage import episodes_table
 from tspace_core.storage.files import write_text
 from tspace_core.storage.lake import Lake, read_json
@@ -79,7 +80,7 @@ def _section(lake: Lake, vehicle: Vehicle, key: str) -> EpisodeSection:
         clipped.update(step["clipped"])
     pictures = []
     if pieces:
-        pictures.append(episode_course(key, _course(vehicle, pieces, steps)))
+        pictures.append(episode_course(key, _course(pieces, steps)))
     live = lake.last_live_map(log)
     if live.is_file():
         default = vehicle.default_map()
@@ -101,26 +102,27 @@ def _section(lake: Lake, vehicle: Vehicle, key: str) -> EpisodeSection:
     )
 
 
-def _course(vehicle: Vehicle, pieces: Sequence[Any], steps: Sequence[dict[str, Any]]) -> Course:
+def _course(pieces: Sequence[Episode], steps: Sequence[dict[str, Any]]) -> Course:
     """Only state windows are kept, so the curves are broken at half steps."""
-    sampling = vehicle.sampling
-    offsets = np.arange(sampling.window) / sampling.rate_hz
+    meta = pieces[0].meta
+    window_s = meta.window / meta.rate_hz
+    offsets = np.arange(meta.window) / meta.rate_hz
     begun = min(int(piece.times[0]) for piece in pieces)
     times, speeds, pedals, record_s, rewards = [], [], [], [], []
     gap = np.full(1, np.nan)
     for piece in pieces:
         for instant, state in zip(piece.times, piece.states, strict=True):
-            window = state.reshape(sampling.window, len(sampling.signals)).astype(np.float64)
+            samples = state.reshape(meta.window, len(meta.signals)).astype(np.float64)
             times += [(int(instant) - begun) / 1e9 + offsets, gap]
-            speeds += [window[:, sampling.signals.index("velocity")], gap]
-            pedals += [window[:, sampling.signals.index("thrust")], gap]
-        record_s.append((piece.times[:-1] - begun) / 1e9 + sampling.window_s)
+            speeds += [samples[:, meta.signals.index("velocity")], gap]
+            pedals += [samples[:, meta.signals.index("thrust")], gap]
+        record_s.append((piece.times[:-1] - begun) / 1e9 + window_s)
         rewards.append(piece.rewards.astype(np.float64))
     return Course(
         time_s=np.concatenate(times),
         velocity_kmh=np.concatenate(speeds),
         thrust_percent=np.concatenate(pedals),
-        flash_s=np.array([(step["time_ns"] - begun) / 1e9 + sampling.window_s for step in steps]),
+        flash_s=np.array([(step["time_ns"] - begun) / 1e9 + window_s for step in steps]),
         flash_result=[step["flash"] for step in steps],
         record_s=np.concatenate(record_s),
         reward=np.concatenate(rewards),
