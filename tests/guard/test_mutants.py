@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 MODULES = ("tspace_core.guard.shape", "tspace_core.guard.envelope", "tspace_core.guard.rules")
-TESTS = ("tests.guard.test_rules", "tests.guard.test_envelope")
+TESTS = ("tests.guard.test_shape", "tests.guard.test_rules", "tests.guard.test_envelope")
 LATE = ("test_whatever_is_accepted", "test_what_holds_every_rule")
 LEFT_OUT = ("test_the_envelope_is_what_an_independent_reading",)  # slow, and the others say the same
 MOST_S = 60
