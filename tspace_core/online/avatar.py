@@ -246,8 +246,8 @@ class Avatar:
             "sign_of_life": lambda: beat_until_stopped(
                 supervisor, self.folder, vehicle.id, options.run_id, lambda: (cruncher.state, cruncher.number)
             ),
-            # Its queue is not closed when it crashes: the control loop would fail on that before the supervisor
-            # has heard of the first cause.
+            # Its queue is not closed when it crashes: the control loop would fail on that before the
+            # supervisor has heard of the first cause.
             "keeper": keeper.keep,
             "control": lambda: _then(control, keeper.close),
         }
