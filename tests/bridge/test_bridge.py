@@ -17,6 +17,7 @@ from tspace_core.errors import BusError, ChannelError
 from tspace_core.guard.audit import read, verify
 from tspace_core.link.channel_frames import pack
 from tspace_core.link.datagrams import parse
+from tspace_core.link.float_buffer import to_hex
 from tspace_core.link.messages import (
     Answer,
     Arm,
@@ -26,7 +27,6 @@ from tspace_core.link.messages import (
     Propose,
     Revert,
     rows_from_hex,
-    rows_to_hex,
 )
 from tspace_core.link.requests import Spool
 from tspace_core.link.udp import udp_context
@@ -112,7 +112,7 @@ def test_a_revert_cuts_into_a_running_flash(bridge: World) -> None:
     until(lambda: _may_flash_again(bridge), "the time between two flashes")
     bridge.vcu.writing.clear()
     bridge.vcu.hold.clear()
-    agent.client.send(Propose(id=2, first_row=FIRST_ROW, rows=rows_to_hex(bridge.rows(0.98))))
+    agent.client.send(Propose(id=2, first_row=FIRST_ROW, rows=to_hex(bridge.rows(0.98))))
     assert bridge.vcu.writing.wait(LIMIT_S)
     bridge.bridge.revert("the r key")
     bridge.vcu.hold.set()
@@ -150,7 +150,7 @@ def test_rows_that_are_none_are_refused_with_the_reason(bridge: World) -> None:
 def test_only_one_proposal_at_a_time(bridge: World) -> None:
     agent = bridge.armed()
     bridge.vcu.hold.clear()
-    agent.client.send(Propose(id=1, first_row=FIRST_ROW, rows=rows_to_hex(bridge.rows())))
+    agent.client.send(Propose(id=1, first_row=FIRST_ROW, rows=to_hex(bridge.rows())))
     assert bridge.vcu.writing.wait(LIMIT_S)
     refused = agent.propose(2, bridge.rows())
     assert (refused.id, refused.result) == (2, "REFUSED")
@@ -205,7 +205,7 @@ def test_a_vcu_that_is_off_is_no_crash_and_arms_when_it_is_on(bridge: World) -> 
 
 def test_a_map_to_resume_from_that_is_none_is_refused(bridge: World) -> None:
     agent = bridge.agent()
-    answer = agent.arm(resume=rows_to_hex(np.zeros((3, 17))))
+    answer = agent.arm(resume=to_hex(np.zeros((3, 17))))
     assert not answer.ok
     assert "cannot be used" in answer.reason
     np.testing.assert_array_equal(rows_from_hex(answer.live, 17), bridge.vehicle.default_map().table)

@@ -26,6 +26,7 @@ from tspace_core.errors import ChannelError
 from tspace_core.link.bus import SharedBus
 from tspace_core.link.channel import ChannelClient
 from tspace_core.link.endpoints import bridge_key
+from tspace_core.link.float_buffer import to_hex
 from tspace_core.link.messages import (
     Answer,
     Arm,
@@ -37,7 +38,6 @@ from tspace_core.link.messages import (
     Report,
     State,
     Status,
-    rows_to_hex,
 )
 
 M = TypeVar("M", bound=BaseModel)
@@ -139,7 +139,7 @@ class AgentTwin:
         return self.expect(Armed)
 
     def propose(self, number: int, rows: NDArray[np.float32], first_row: int = FIRST_ROW) -> Answer:
-        self.client.send(Propose(id=number, first_row=first_row, rows=rows_to_hex(rows)))
+        self.client.send(Propose(id=number, first_row=first_row, rows=to_hex(rows)))
         return self.expect(Answer)
 
     def close(self) -> None:

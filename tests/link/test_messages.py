@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tspace_core.errors import ChannelError
+from tspace_core.link.float_buffer import to_hex
 from tspace_core.link.messages import (
     Answer,
     Arm,
@@ -29,10 +30,9 @@ from tspace_core.link.messages import (
     decode,
     encode,
     rows_from_hex,
-    rows_to_hex,
 )
 
-ROWS = rows_to_hex(np.arange(68, dtype=np.float32))
+ROWS = to_hex(np.arange(68, dtype=np.float32))
 EXAMPLES: list[Message] = [
     Hello(role="agent", vehicle_id="twin_truck", run_id="r1", version="0.1.0"),
     Heartbeat(n=3),
@@ -99,13 +99,13 @@ def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     )
 )
 def test_rows_come_back_bit_for_bit(rows: np.ndarray) -> None:
-    back = rows_from_hex(rows_to_hex(rows), 17)
+    back = rows_from_hex(to_hex(rows), 17)
     assert back.tobytes() == rows.tobytes()
     assert back.shape == rows.shape
 
 
 def test_rows_are_the_buffer_form_of_the_contract() -> None:
-    assert rows_to_hex([[1.0, -2.5]]) == "0000803f" + "000020c0"
+    assert to_hex([[1.0, -2.5]]) == "0000803f" + "000020c0"
 
 
 @pytest.mark.parametrize("text", ["", "0000803f" * 16, "0000803f" * 18])

@@ -9,6 +9,7 @@ import numpy as np
 
 from tspace_core.config import Vehicle
 from tspace_core.link.channel import ChannelServer, Peer
+from tspace_core.link.float_buffer import to_hex
 from tspace_core.link.messages import (
     Answer,
     Arm,
@@ -21,7 +22,6 @@ from tspace_core.link.messages import (
     Propose,
     State,
     Welcome,
-    rows_to_hex,
 )
 from tspace_core.supervision import Pipeline
 
@@ -65,7 +65,7 @@ class FakeBridge:
         self.welcome: Welcome | Failed = Welcome(
             vehicle_id=vehicle.id, version="0", state="DISARMED", reference_sha256=table.sha256()
         )
-        self.armed: Armed | Failed | None = Armed(ok=True, live=rows_to_hex(table.table))
+        self.armed: Armed | Failed | None = Armed(ok=True, live=to_hex(table.table))
         self.answer: Answerer = applied
         self.heard: Pipeline[Message] = Pipeline("heard", 1000)
         self.beats: Pipeline[int] = Pipeline("beats", 1000, when_full="drop_oldest")

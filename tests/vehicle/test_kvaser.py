@@ -19,7 +19,8 @@ from tspace_core.config import Vehicle
 from tspace_core.errors import ChannelError, LinkError, VehicleError
 from tspace_core.link.datagrams import Status, encode_sample, encode_status
 from tspace_core.link.endpoints import Endpoints
-from tspace_core.link.messages import Answer, Arm, Armed, Disarm, Failed, Propose, State, rows_to_hex
+from tspace_core.link.float_buffer import to_hex
+from tspace_core.link.messages import Answer, Arm, Armed, Disarm, Failed, Propose, State
 from tspace_core.link.udp import udp_context
 from tspace_core.supervision import PipelineEmpty, Supervisor
 from tspace_core.vehicle.kvaser import NOT_FLASHING, KvaserCAN, KvaserOptions
@@ -185,12 +186,12 @@ class TestKvaserKeepsTheContract(VehicleInterfaceContract):
 def test_arming_passes_on_who_asks_and_the_map_to_go_on_from(make: RigMaker) -> None:
     rig = make()
     rig.resume = rig.vehicle.default_map().table - np.float32(10)
-    rig.bridge.armed = Armed(ok=True, resumed=True, live=rows_to_hex(rig.resume))
+    rig.bridge.armed = Armed(ok=True, resumed=True, live=to_hex(rig.resume))
     rig.interface.ignite(rig.supervisor)
     begun = rig.begin()
     arm = rig.bridge.next()
     assert isinstance(arm, Arm)
-    assert (arm.by, arm.resume) == ("a test", rows_to_hex(rig.resume))
+    assert (arm.by, arm.resume) == ("a test", to_hex(rig.resume))
     assert begun.resumed
     assert begun.live is not None
     np.testing.assert_array_equal(begun.live, rig.resume)
@@ -343,9 +344,7 @@ def test_a_late_answer_is_not_taken_for_that_of_the_next_flash(make: RigMaker) -
     assert isinstance(rig.next(), EpisodeBegun)
 
     def late_and_then_in_time(propose: Propose) -> Answer:
-        old = applied(propose).model_copy(
-            update={"id": propose.id - 1, "rows": rows_to_hex(np.zeros((4, 17)))}
-        )
+        old = applied(propose).model_copy(update={"id": propose.id - 1, "rows": to_hex(np.zeros((4, 17)))})
         rig.bridge.server.push(old)
         return applied(propose)
 

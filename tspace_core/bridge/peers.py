@@ -10,6 +10,7 @@ from tspace_core.bridge.guard_task import GuardTask
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.guard.state import FlashOutcome, Proposal
 from tspace_core.link.channel_server import Peer
+from tspace_core.link.float_buffer import to_hex
 from tspace_core.link.messages import (
     Answer,
     Arm,
@@ -27,7 +28,6 @@ from tspace_core.link.messages import (
     Status,
     Welcome,
     rows_from_hex,
-    rows_to_hex,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Peers:
                 resume = TorqueMap(reference.pedal_axis, reference.speed_axis_kmh, table)
             except Exception as error:  # a map that is none: the guard arms without it or not at all
                 reason = f"the map to resume from cannot be used: {error}"
-                live = rows_to_hex(guard.live.table)
+                live = to_hex(guard.live.table)
                 self._reply(peer, Armed(ok=False, reason=reason[:_TEXT], live=live))
                 return
         result = guard.arm(by=message.by, token=message.token, resume=resume)
@@ -186,7 +186,7 @@ class Peers:
                 ok=result.ok,
                 reason=result.reason[:_TEXT],
                 resumed=result.resumed,
-                live=rows_to_hex(result.live.table),
+                live=to_hex(result.live.table),
             ),
         )
 
@@ -229,7 +229,7 @@ class Peers:
             code=0,
             reason=reason[:_TEXT],
             first_row=first,
-            rows=rows_to_hex(live[first : first + FLASHED_ROWS]),
+            rows=to_hex(live[first : first + FLASHED_ROWS]),
         )
 
 
@@ -243,7 +243,7 @@ def _answer(number: int, outcome: FlashOutcome) -> Answer:
         code=outcome.code,
         reason=outcome.reason[:_TEXT],
         first_row=outcome.first_row,
-        rows=rows_to_hex(outcome.rows),
+        rows=to_hex(outcome.rows),
         effect_ns=effect_ns,
         duration_s=outcome.duration_s,
         clipped=outcome.clipped,

@@ -21,7 +21,7 @@ def from_bytes(data: bytes, columns: int) -> NDArray[np.float32]:
         LinkError: the bytes are no whole number of rows.
     """
     if columns < 1 or len(data) % (CELL_BYTES * columns):
-        message = f"{len(data)} bytes are no whole number of rows of {columns} float32 cells"
+        message = f"{len(data)} bytes are no whole number of rows of {columns} columns of float32"
         raise LinkError(message)
     return np.frombuffer(data, dtype="<f4").astype(np.float32).reshape(-1, columns)
 

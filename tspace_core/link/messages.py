@@ -27,10 +27,11 @@ import json
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tspace_core.errors import ChannelError
+from tspace_core.errors import ChannelError, LinkError
+from tspace_core.link.float_buffer import from_hex
 
 MAX_CELLS = 4096
 """Cells of the largest map that a message carries; the field's have 14 x 17 and 21 x 17."""
@@ -231,11 +232,6 @@ def _excerpt(data: bytes) -> str:
     return repr(data[:60])
 
 
-def rows_to_hex(rows: ArrayLike) -> str:
-    """Torque in Nm, any shape, to the buffer form: 8 hex digits a cell."""
-    return np.ascontiguousarray(rows, dtype="<f4").tobytes().hex()
-
-
 def rows_from_hex(text: str, columns: int) -> NDArray[np.float32]:
     """The buffer form back to float32 of shape (rows, columns), bit for bit, NaN included.
 
@@ -243,11 +239,10 @@ def rows_from_hex(text: str, columns: int) -> NDArray[np.float32]:
         MessageError: these are no whole rows of that many columns.
     """
     try:
-        cells = np.frombuffer(bytes.fromhex(text), dtype="<f4").astype(np.float32)
-    except ValueError as error:
-        message = f"rows are 8 hex digits a cell, got {len(text)} characters ({error})"
-        raise MessageError(message) from error
-    if len(cells) == 0 or len(cells) % columns:
-        message = f"{len(cells)} cells are no whole rows of {columns} columns"
+        rows = from_hex(text, columns)
+    except LinkError as error:
+        raise MessageError(str(error)) from error
+    if len(rows) == 0:
+        message = f"no rows of {columns} columns; give at least one"
         raise MessageError(message)
-    return cells.reshape(-1, columns)
+    return rows

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.errors import ChannelError
+from tspace_core.link.float_buffer import to_hex
 from tspace_core.link.messages import (
     Answer,
     Arm,
@@ -24,7 +25,6 @@ from tspace_core.link.messages import (
     Propose,
     Welcome,
     rows_from_hex,
-    rows_to_hex,
 )
 from tspace_core.link.messages import (
     State as StateMessage,
@@ -131,7 +131,7 @@ class BridgeLink:
             ChannelError: the bridge is gone.
         """
         self._expect_armed(episode)
-        self._client.send(Arm(by=by, token=token, resume=None if resume is None else rows_to_hex(resume)))
+        self._client.send(Arm(by=by, token=token, resume=None if resume is None else to_hex(resume)))
         with self._changed:
             self._changed.wait_for(
                 lambda: self._armed is not None or self._gone is not None, self._arm_timeout_s
@@ -157,9 +157,7 @@ class BridgeLink:
             number = self._ids
             self._answers[number] = None
         age_ms = max(time.monotonic_ns() - proposal.decided_ns, 0) / 1e6
-        message = Propose(
-            id=number, first_row=proposal.first_row, rows=rows_to_hex(proposal.rows), age_ms=age_ms
-        )
+        message = Propose(id=number, first_row=proposal.first_row, rows=to_hex(proposal.rows), age_ms=age_ms)
         try:
             self._client.send(message)
         except ChannelError as error:
