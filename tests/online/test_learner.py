@@ -1,5 +1,6 @@
 """The learner as a process: what it hands back, and that it ends well however it or the Avatar ends."""
 
+import fcntl
 import os
 import queue
 import select
@@ -141,28 +142,39 @@ def test_it_learns_hands_back_weights_and_goes_on_after_a_stop(
     with pytest.raises(OnlineError, match="runs already as process"):
         learner.start()
 
+    learner.add(make_records(14))
+    assert learner.pid is not None
+    os.kill(learner.pid, signal.SIGTERM)
+    wait_for_end(learner.pid)
+    failed = learner.end_episode(3, valid=True, timeout_s=PATIENCE_S)
+    assert isinstance(failed, LearnerFailed)
+    assert "exit code 0" in failed.cause  # nobody here told it to end
+    assert failed.checkpoint == CheckpointStore(learner.spec.checkpoints).latest()
+
 
 def test_killed_in_the_middle_of_learning_it_goes_on_from_its_last_checkpoint(
     tmp_path: Path, ended: list[LearnerProcess]
 ) -> None:
     make_replay(tmp_path)
     told = Told()
-    spec = make_spec(tmp_path, updates_per_record=1e6)  # learns without end
+    spec = make_spec(tmp_path, updates_per_record=30)
     learner = LearnerProcess(spec, tell=told)
     ended.append(learner)
     begin(learner)
     learner.add(make_records(0))
-    for _ in range(4):
+    for _ in range(2):
         told.wait_for(Saved)
     assert learner.pid is not None
     os.kill(learner.pid, signal.SIGKILL)
-    failed = learner.end_episode(1, valid=True, timeout_s=PATIENCE_S)
-    assert isinstance(failed, LearnerFailed)
+    learner.stop(PATIENCE_S)  # ends what is left here; the process itself is gone
+    failed = learner.failure
+    assert failed is not None
     assert not failed.alive
     assert "ended with signal SIGKILL" in failed.cause
-    assert learner.failure == failed
-    assert not learner.add(make_records(1))
-    assert learner.dropped == 1
+    assert learner.end_episode(0, valid=False) == failed
+    for number in (1, 2):
+        assert not learner.add(make_records(number))
+    assert learner.dropped == 2
     store = CheckpointStore(spec.checkpoints)
     for step in store.steps():
         Checkpoint(store.path(step)).verify()
@@ -170,13 +182,14 @@ def test_killed_in_the_middle_of_learning_it_goes_on_from_its_last_checkpoint(
     assert failed.checkpoint is not None
     assert failed.checkpoint.name <= last.name  # one may have been finished and not told any more
 
-    # What follows is what a learner that was never killed does from that checkpoint.
     kept = load_agent(last).predict(STATES)
-    learner.spec = spec.model_copy(update={"updates_per_record": 0.0, "learning": "episode_end"})
     ready = begin(learner)
     assert (ready.updates, ready.checkpoint) == (int(last.name), last)
     assert "offline buffer is another" not in " ".join(ready.notes)
     np.testing.assert_array_equal(load_agent(newest(learner)).predict(STATES), kept)
+    learned = finish(learner, 1)
+    # Not one update is lost or done twice: those still due, then those of the records sent again.
+    assert (learned.total_updates, learned.records) == (30 + 2 * 30, 2)
     assert list(tmp_path.rglob("*.tmp")) == []
 
 
@@ -192,15 +205,6 @@ def test_a_stop_comes_through_between_two_updates(tmp_path: Path, ended: list[Le
     last = learner.stop(PATIENCE_S)
     assert learner.failure is None
     assert last == CheckpointStore(learner.spec.checkpoints).latest()
-
-    begin(learner)
-    told.wait_for(Saved)
-    assert learner.pid is not None
-    os.kill(learner.pid, signal.SIGTERM)
-    failed = learner.end_episode(1, valid=True, timeout_s=PATIENCE_S)
-    assert isinstance(failed, LearnerFailed)
-    assert "exit code 0" in failed.cause  # nobody here told it to end
-    assert failed.checkpoint == CheckpointStore(learner.spec.checkpoints).latest()
 
 
 @pytest.mark.parametrize("holds_socket", [False, True])
@@ -271,13 +275,15 @@ def test_divergence_is_told_and_the_drive_goes_on(tmp_path: Path, ended: list[Le
 
 
 def test_a_learner_that_cannot_begin_says_why(tmp_path: Path, ended: list[LearnerProcess]) -> None:
-    learner = LearnerProcess(make_spec(tmp_path, start_from=tmp_path / "nowhere"))
+    learner = LearnerProcess(make_spec(tmp_path))
+    (learner.spec.folder / "learner.lock").mkdir(parents=True)
     ended.append(learner)
     learner.start()
     failed = learner.wait_ready(PATIENCE_S)
     assert isinstance(failed, LearnerFailed)
-    assert "nowhere/manifest.json: missing" in failed.cause
+    assert "Is a directory" in failed.cause
     assert failed.checkpoint is None
+    assert "Traceback" in learner.log.read_text()
 
 
 def test_adding_never_waits_for_a_learner_that_hangs(tmp_path: Path, ended: list[LearnerProcess]) -> None:
@@ -301,48 +307,28 @@ def test_adding_never_waits_for_a_learner_that_hangs(tmp_path: Path, ended: list
     assert learned.live_records == taken
 
 
-def test_a_second_learner_of_a_vehicle_waits_for_the_first(
+def test_it_waits_until_an_earlier_learner_of_the_vehicle_has_saved(
     tmp_path: Path, ended: list[LearnerProcess]
 ) -> None:
-    make_replay(tmp_path)
     told = Told()
-    first, second = (LearnerProcess(make_spec(tmp_path), tell=told) for _ in range(2))
-    ended += [first, second]
-    begin(first)
-    for number in range(5):
-        first.add(make_records(number))
-    finish(first, 1)
-    second.start()
-    told.wait_for(Waiting)
-    late = second.wait_ready(0.0)
-    assert isinstance(late, LearnerFailed)
-    assert late.alive
-    assert "another learner holds" in late.cause
-    first.stop(PATIENCE_S)
-    ready = second.wait_ready(PATIENCE_S)
+    learner = LearnerProcess(make_spec(tmp_path), tell=told)
+    ended.append(learner)
+    learner.spec.folder.mkdir(parents=True)
+    with (learner.spec.folder / "learner.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        learner.start()
+        told.wait_for(Waiting)
+        late = learner.wait_ready(0.0)
+        assert isinstance(late, LearnerFailed)
+        assert late.alive
+        assert "another learner holds" in late.cause
+        earlier = LearnerCore(learner.spec)
+        for number in range(5):
+            earlier.take(make_records(number))
+            earlier.learn()
+    ready = learner.wait_ready(PATIENCE_S)
     assert isinstance(ready, LearnerReady)
     assert ready.updates == 5
-
-
-def test_after_a_crash_the_episode_s_records_are_sent_again(
-    tmp_path: Path, ended: list[LearnerProcess]
-) -> None:
-    make_replay(tmp_path)
-    learner = LearnerProcess(make_spec(tmp_path, learning="episode_end"))
-    ended.append(learner)
-    begin(learner)
-    for number in range(3):
-        learner.add(make_records(number))
-    finish(learner, 1)
-    for number in range(4):
-        learner.add(make_records(number))
-    assert learner.pid is not None
-    os.kill(learner.pid, signal.SIGKILL)
-    learner.stop(PATIENCE_S)
-    assert learner.failure is not None
-    begin(learner)
-    learned = finish(learner, 2)
-    assert (learned.records, learned.updates, learned.live_records) == (4, 6, 4)
 
 
 @pytest.mark.parametrize(
