@@ -1,0 +1,49 @@
+"""Anything dies at any moment: the VCU ends on its reference map or on one that was accepted and read back.
+
+A failure names its run: ``run_kill(Setup(...), Kill(...))`` of `tests.safety.killing` is the same once more.
+"""
+
+import random
+
+import pytest
+
+from tests.safety.killing import Setup, kills, run_kill
+
+SETUPS = [
+    pytest.param(
+        vehicle, fd, block_mode, id=f"{vehicle}-{'fd' if fd else 'classic'}{'-blocks' if block_mode else ''}"
+    )
+    for vehicle in ("twin_truck", "twin_mule")  # two working pages, one
+    for fd in (False, True)
+    for block_mode in (False, True)
+]
+every_setup = pytest.mark.parametrize(("vehicle", "fd", "block_mode"), SETUPS)
+SCRIPTS = 5
+
+
+def run_many(vehicle: str, *, fd: bool, block_mode: bool, scripts: int, points: int) -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    switches = flashed = 0
+    for _ in range(scripts):
+        setup = Setup(vehicle, fd, block_mode, chance.randrange(2**32))
+        for kill in kills(setup, points, chance):
+            run = run_kill(setup, kill)
+            switches += run.wire.witness.switches
+            flashed += run.page_then not in (None, run.wire.vcu.reference_page)
+    assert switches > scripts * points / 10, "hardly anything was flashed, so nothing was shown"
+    print("killed with a learned map in effect:", flashed)
+    assert flashed or not fd, "nothing died while a learned map was in effect"
+
+
+@every_setup
+def test_a_thousand_kill_points(*, vehicle: str, fd: bool, block_mode: bool) -> None:
+    """600 on the four with FD, whose runs are shorter, and 400 on those without."""
+    run_many(vehicle, fd=fd, block_mode=block_mode, scripts=SCRIPTS, points=30 if fd else 20)
+
+
+@pytest.mark.slow
+@every_setup
+def test_twenty_thousand_kill_points(*, vehicle: str, fd: bool, block_mode: bool) -> None:
+    run_many(vehicle, fd=fd, block_mode=block_mode, scripts=40, points=75 if fd else 50)
