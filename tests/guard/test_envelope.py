@@ -111,6 +111,22 @@ def test_the_figures_of_the_bounds(name: str) -> None:
 
 
 @every_vehicle
+def test_bounds_are_rounded_towards_their_inside(name: str) -> None:
+    """A float32 number within them is within the rule as it is written, in float64."""
+    vehicle = limited(load_vehicle(name), positive_factor_max=1.0301)
+    upper = {"upper_factor": 1.0301}
+    vehicle = vehicle.model_copy(update={"torque_map": vehicle.torque_map.model_copy(update=upper)})
+    envelope, table = Envelope.of(vehicle), reference_of(name).table.astype(np.float64)
+    budget, factor = envelope.bounds[:2]
+    positive = table > 0
+    assert (budget.lower >= table - 250.0).all()
+    assert (budget.upper <= table + 250.0).all()
+    assert (factor.lower[positive] >= 0.8 * table[positive]).all()
+    assert (factor.upper[positive] <= 1.0301 * table[positive]).all()
+    assert (factor.upper[positive] > 1.03 * table[positive]).all()
+
+
+@every_vehicle
 def test_lift_off_decelerates_by_at_most_the_limit(name: str) -> None:
     """From torque at the floor back to m/s2: mass, rotating mass, shaft, resistances."""
     vehicle = load_vehicle(name)
@@ -183,6 +199,14 @@ def test_the_hash_of_the_limits_changes_with_any_of_them() -> None:
     assert Envelope.of(vehicle).sha256() == first
     for limits in ({"cell_rate_nm": 49.0}, {"pedal_zero_drop_nm": 49.0}, {"driveline_efficiency": 0.91}):
         assert Envelope.of(limited(vehicle, **limits)).sha256() != first
+    heavier = vehicle.model_copy(update={"road": vehicle.road.model_copy(update={"mass_kg": 12_001.0})})
+    assert Envelope.of(heavier).sha256() != first, "what only a lower bound is made of"
+    wide = limited(vehicle, positive_factor_max=1.05)
+    hashes = set()
+    for factor in (1.01, 1.02):
+        changed = wide.torque_map.model_copy(update={"upper_factor": factor})
+        hashes.add(Envelope.of(wide.model_copy(update={"torque_map": changed})).sha256())
+    assert len(hashes) == 2, "what only an upper bound is made of"
     # Who signs campaigns is no limit: the token is signed for limits, not for its own key.
     assert Envelope.of(limited(vehicle, campaign_key="0" * 64)).sha256() == first
 
