@@ -132,6 +132,7 @@ class Wire:
         self.witness = Witness(vehicle)
         self.frames = 0
         self.tampers: dict[int, Tamper] = {}  # by number of the frame, from 1
+        self.tamper: Tamper = nothing  # with every frame
         self._commands: deque[Frame] = deque()
         self._answers: deque[Frame] = deque()
         self._next_tick_ns = self.ns
@@ -164,6 +165,10 @@ class Wire:
     def tamper_next(self, tamper: Tamper) -> None:
         """Do this to the next frame, whichever way it goes."""
         self.tampers[self.frames + 1] = tamper
+
+    def answer(self, packet: bytes) -> None:
+        """The VCU says this, whatever it was asked."""
+        self._enqueue(self._answers, Frame(filled(packet), self.ns + 2 * FRAME_NS, to_vcu=False))
 
     def open(self) -> None:
         """A process begins to listen: it hears what arrives from now on."""
@@ -237,6 +242,7 @@ class Wire:
 
     def _enqueue(self, queue: deque[Frame], frame: Frame) -> None:
         self.frames += 1
+        self.tamper(frame)
         self.tampers.pop(self.frames, nothing)(frame)
         if frame.lost:
             return
@@ -251,14 +257,14 @@ class WireTransport:
     """An `XcpTransport` of one process onto the wire.
 
     Attributes:
-        fail: raised by the next call, by number of the frame that was to be sent or received.
+        fail: called before anything is sent or received; may raise.
     """
 
     foreign_requests = 0
 
     def __init__(self, wire: Wire, life: Life) -> None:
         self._wire, self._life = wire, life
-        self.fail: Callable[[str], None] = lambda _what: None
+        self.fail: Callable[[], None] = lambda: None
         wire.open()
 
     @property
@@ -268,13 +274,13 @@ class WireTransport:
     def send(self, packet: bytes) -> None:
         self._life.check()
         self._wire.moment(self._life)
-        self.fail("send")
+        self.fail()
         self._wire.put(filled(packet))
         self._wire.moment(self._life)
 
     def receive(self, timeout_s: float) -> bytes:
         self._life.check()
-        self.fail("receive")
+        self.fail()
         frame = self._wire.take(timeout_s)
         if frame is not None and frame.proof is not None:
             self._wire.witness.arrived(frame.proof)
