@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core.errors import LinkError, XcpCommandError, XcpProtocolError, XcpTimeoutError
+from tspace_core.errors import LinkError, XcpCommandError, XcpError, XcpTimeoutError
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class FlashTarget(Protocol):
 def failure_code(error: LinkError) -> int:
     """The field's number of a failed flash.
 
-    1 download failure (the VCU refused a command), 2 internal error (it answered nonsense), 3 unknown network
-    error, 4 time-out.
+    1 download failure (the VCU refused a command), 2 internal error (it answered nonsense, or what it was to
+    be told makes no sense), 3 unknown network error, 4 time-out.
     """
     if isinstance(error, XcpTimeoutError):
         return 4
     if isinstance(error, XcpCommandError):
         return 1
-    if isinstance(error, XcpProtocolError):
+    if isinstance(error, XcpError):
         return 2
     return 3
