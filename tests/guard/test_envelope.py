@@ -111,6 +111,21 @@ def test_the_figures_of_the_bounds(name: str) -> None:
 
 
 @every_vehicle
+def test_what_is_outside_is_named_with_value_and_limit(name: str) -> None:
+    envelope, reference = envelope_of(name), reference_of(name)
+    lowest = reference.table[8, 0] - 50
+    below = envelope.check(cell(reference, 8, 0, float(reference.table[8, 0]) - 60))
+    assert below is not None
+    assert below.rule == "pedal_zero"
+    assert "row 8, column 0" in below.reason
+    assert f"{reference.table[8, 0] - 60:.3f} Nm, at least {lowest:.3f} Nm" in below.reason
+    above = envelope.check(cell(reference, 8, 0, float(reference.table[8, 0]) + 1))
+    assert above is not None
+    assert above.rule == "factor"
+    assert f"at most {reference.table[8, 0]:.3f} Nm" in above.reason
+
+
+@every_vehicle
 def test_bounds_are_rounded_towards_their_inside(name: str) -> None:
     """A float32 number within them is within the rule as it is written, in float64."""
     vehicle = limited(load_vehicle(name), positive_factor_max=1.0301)

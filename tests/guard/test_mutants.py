@@ -47,8 +47,13 @@ NAMES = {
     "lower": "upper",
     "upper": "lower",
 }
-EQUIVALENT: dict[str, str] = {
-    "if jump > most:": "the check after clipping; rounding is taken off the jump, so it is never equal to the limit",
+EQUIVALENT = {
+    "if jump > most:": "rounding is taken off the jump, so it is never equal to the limit",
+    "if isinstance(clipped, Accepted) and _jump(clipped.table, live, state) "
+    "> envelope.limits.driver_point_nm:": ("at the limit clipping to it changes nothing"),
+    'from_below = below.rule if below.lower[cell] > above.upper[cell] else "shape"': (
+        "equal they do not contradict"
+    ),
 }
 """Line of source, stripped -> why a change in it changes nothing."""
 

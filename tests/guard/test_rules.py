@@ -22,7 +22,7 @@ from tests.guard.vehicles import (
 )
 from tspace_core.config import FLASHED_ROWS, TorqueMap, load_vehicle
 from tspace_core.guard.envelope import Envelope
-from tspace_core.guard.rules import guard, guard_resume
+from tspace_core.guard.rules import _edges, guard, guard_resume
 from tspace_core.guard.state import Accepted, AppliedRows, Refusal, VehicleState, implausible
 
 every_vehicle = pytest.mark.parametrize("name", FLASHED_VEHICLES)
@@ -386,3 +386,25 @@ def test_what_clipping_would_get_wrong_is_refused(monkeypatch: pytest.MonkeyPatc
     ]
     answer = refused(ask(lowest_column(rows_of(reference, ROW), -1), recent=history, envelope=loose))
     assert answer.rule == "cell_rate_10s"
+
+
+@every_vehicle
+def test_the_rows_beside_the_block_are_those_that_exist(name: str) -> None:
+    """Also the map's first and last row are neighbours; beyond them there is none."""
+    reference, envelope = reference_of(name), envelope_of(name)
+    last = len(reference.table) - FLASHED_ROWS
+    step = envelope.limits.neighbour_step_nm
+    for first_row in (0, 1, 5, last - 1, last):
+        edges = _edges(reference, first_row, envelope)
+        assert np.isfinite(edges.lower).any(axis=1).tolist() == [
+            first_row > 0,
+            False,
+            False,
+            first_row < last,
+        ]
+        if first_row > 0:
+            assert edges.upper[0] == pytest.approx(reference.table[first_row - 1] + step)
+            assert edges.lower[0] == pytest.approx(reference.table[first_row - 1] - step)
+        if first_row < last:
+            assert edges.upper[3] == pytest.approx(reference.table[first_row + 4] + step)
+            assert edges.lower[3] == pytest.approx(reference.table[first_row + 4] - step)
