@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import can
 import numpy as np
@@ -53,10 +53,16 @@ WIRE = f"{BITRATE // 1000} kbit/s"
 WAYS = ("virtual", "udp_multicast", WIRE)
 ROWS = slice(4, 8)
 DOWNLOAD = "download 272 bytes"
-WARM_UPS = 4
 PATIENCE_S = 60.0
 
 Call = Callable[[], object]
+
+
+class Effort(NamedTuple):
+    """How often something is done: first some that do not count, then those that are timed."""
+
+    warm_ups: int
+    calls: int
 
 
 @dataclass
@@ -71,14 +77,14 @@ class Timed:
         """Of a call."""
         return statistics.median(self.seconds)
 
-    def run(self, call: Call, calls: int, wire: Wire | None) -> None:
+    def run(self, call: Call, effort: Effort, wire: Wire | None) -> None:
         """Time further calls."""
-        for number in range(WARM_UPS + calls):
+        for number in range(effort.warm_ups + effort.calls):
             before = wire.traffic if wire is not None else Traffic()
             began = time.perf_counter()
             call()
             took = time.perf_counter() - began
-            if number >= WARM_UPS:
+            if number >= effort.warm_ups:
                 self.seconds.append(took)
                 if wire is not None:
                     self.traffic = wire.traffic - before
@@ -285,12 +291,12 @@ def _stage(way: str, vehicle: Vehicle, *, block_mode: bool) -> Iterator[Stage]:
         yield Stage(way, block_mode, config, wire, plain)
 
 
-def measure(rounds: int, calls: int) -> Found:
+def measure(rounds: int, effort: Effort) -> Found:
     """Time everything in turns.
 
     Args:
         rounds: each opens every bus anew.
-        calls: of each kind in each round.
+        effort: calls of each kind in each round.
     """
     vehicle = load_vehicle(VEHICLE)
     found: Found = {}
@@ -299,22 +305,22 @@ def measure(rounds: int, calls: int) -> Found:
             for block in (True, False):
                 print(f"flash: round {number + 1} of {rounds}, {way}, block mode {block}", file=sys.stderr)
                 with _stage(way, vehicle, block_mode=block) as stage:
-                    _measure(stage, vehicle, calls, found)
+                    _measure(stage, vehicle, effort, found)
     return found
 
 
-def _measure(stage: Stage, vehicle: Vehicle, calls: int, found: Found) -> None:
+def _measure(stage: Stage, vehicle: Vehicle, effort: Effort, found: Found) -> None:
     assert vehicle.xcp is not None
     with SharedBus(stage.config, ids=ids_of(vehicle.xcp)) as bus:
         ours = OurMaster(vehicle, bus)
         for what, call in ours.calls():
             timed = found.setdefault((stage.way, stage.block_mode, what, "tspace"), Timed())
-            timed.run(call, calls, stage.wire)
+            timed.run(call, effort, stage.wire)
         ours.close()
     try:
         with stage.plain() as plain, pyxcp_push(vehicle, plain) as call:
             timed = found.setdefault((stage.way, stage.block_mode, DOWNLOAD, "pyxcp"), Timed())
-            timed.run(call, calls, stage.wire)
+            timed.run(call, effort, stage.wire)
     except ImportError as error:
         print(f"pyxcp is left out: {error}; install the `dev` extra for it", file=sys.stderr)
     except SystemExit as error:  # how it ends on a protocol error

@@ -1,0 +1,63 @@
+"""The online loop: from a window to a proposal, flashes beside the bus' limit, windows missed in a drive.
+
+::
+
+    python benchmarks/online.py [--json] [--minutes 10] [--rounds 15] [--window 6]
+    python benchmarks/online.py --only flash
+    python benchmarks/online.py --json --quick
+
+=========  =======================================================================================
+flash      ``online_flash``: 272 bytes and 20 changed cells, with and without block mode, and pyxcp
+latency    ``online_latency``: window complete -> proposal, with the learner on and off in turns
+drive      ``online_run``: a drive with twin, bridge, run and learner: windows missed
+=========  =======================================================================================
+
+Everything is in real time: the drive takes ``--minutes``, latency 24 s a round, flash some 15 s a round. What
+is going on is told on stderr. Other work on the machine shows in the tails; no hardware is needed.
+"""
+
+import argparse
+
+from interleaved import Result, arguments, off_stdout, show
+
+PARTS = ("flash", "latency", "drive")
+
+
+def measure(options: argparse.Namespace) -> list[Result]:
+    """What was asked for, part by part."""
+    lines: list[Result] = []
+    quick: bool = options.quick
+    if "flash" in options.only:
+        import online_flash
+        from online_flash import Effort
+
+        rounds, effort = (1, Effort(2, 2)) if quick else (3, Effort(4, 25))
+        found = online_flash.measure(rounds, effort)
+        lines += online_flash.results(found)
+    if "latency" in options.only:
+        import online_latency
+
+        rounds, leg_s = (1, 2.0) if quick else (options.rounds, 10.0)
+        lines += online_latency.results(online_latency.measure(rounds, leg_s, options.window))
+    if "drive" in options.only:
+        import online_run
+
+        lines += online_run.results(online_run.measure(0.12 if quick else options.minutes))
+    return lines
+
+
+def main() -> None:
+    parser = arguments("The online loop: proposals, flashes, missed windows.")
+    parser.set_defaults(rounds=15)
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the drive")
+    parser.add_argument("--window", type=int, default=6, help="samples in a window, for latency")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    parser.add_argument("--quick", action="store_true", help="a minute: whether it works, not how fast")
+    options = parser.parse_args()
+    with off_stdout():
+        lines = measure(options)
+    show(lines, as_json=options.json, title="the online loop, medians where nothing else is said")
+
+
+if __name__ == "__main__":
+    main()
