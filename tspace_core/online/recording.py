@@ -12,13 +12,12 @@ from enum import Enum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core import __version__
 from tspace_core.config import Site, TorqueMap, Vehicle
 from tspace_core.errors import RecordError
 from tspace_core.records.cutting import END_OF_LENGTH
 from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.records.flash_journal import as_action
-from tspace_core.records.meta import EpisodeMeta
+from tspace_core.records.meta import episode_meta
 from tspace_core.records.policy import ACTION_DIM, ACTION_ROWS
 from tspace_core.records.quadruple import step_rewards
 from tspace_core.vehicle.windows import Window
@@ -322,28 +321,16 @@ class EpisodeBuilder:
         times = [*(record.time_ns for record in records), records[-1].next_time_ns]
         period = vehicle.sampling.period_ns
         last = times[-1] + (vehicle.sampling.window - 1) * period
-        meta = EpisodeMeta(
+        meta = episode_meta(
+            vehicle,
+            context.site,
+            context.default_map,
+            context.driver_id,
             episode_id=f"{context.key}#{number:04d}",
-            vehicle_id=vehicle.id,
-            driver_id=context.driver_id,
-            site_id=context.site.id,
-            timezone=context.site.timezone,
-            rate_hz=vehicle.sampling.rate_hz,
-            window=vehicle.sampling.window,
-            signals=vehicle.sampling.signals,
-            pedal_axis=vehicle.torque_map.pedal_axis,
-            speed_axis_kmh=vehicle.torque_map.speed_axis_kmh,
-            default_map_sha256=context.default_map.sha256(),
-            budget_nm=vehicle.torque_map.budget_nm,
-            upper_factor=vehicle.torque_map.upper_factor,
-            software_version=__version__,
             log_key=context.key,
             time_source="clock",
-            substitutes=vehicle.substitutes,
             action_source="agent",
             action_note=context.action_note,
-            reward_kind=vehicle.reward.kind,
-            gamma=vehicle.reward.gamma,
             energy_wh=float(sum(record.energy_wh for record in records)),
             distance_m=float(sum(record.distance_m for record in records)),
             duration_s=(last - times[0]) / 1e9,

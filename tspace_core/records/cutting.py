@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core import __version__
 from tspace_core.config import Site, TorqueMap, Vehicle
 from tspace_core.records.action import NOTES, Actions, ActionSource, action_source
 from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.records.flash_journal import Flash
-from tspace_core.records.meta import EpisodeMeta, TimeSource
+from tspace_core.records.meta import TimeSource, episode_meta
 from tspace_core.records.quadruple import Steps, make_steps, step_count
 from tspace_core.records.window import VALID, GridTable, RowReasons, Run, row_reasons, valid_runs
 
@@ -139,29 +138,17 @@ def _episode(
         chosen[0] = 0.0
     starts = steps.starts[records.start : records.stop + 1]
     last_row = int(starts[-1]) + vehicle.sampling.window - 1
-    meta = EpisodeMeta(
+    meta = episode_meta(
+        vehicle,
+        context.site,
+        context.default_map,
+        context.driver_id,
         episode_id=context.log_key,
-        vehicle_id=vehicle.id,
-        driver_id=context.driver_id,
-        site_id=context.site.id,
-        timezone=context.site.timezone,
-        rate_hz=vehicle.sampling.rate_hz,
-        window=vehicle.sampling.window,
-        signals=vehicle.sampling.signals,
-        pedal_axis=vehicle.torque_map.pedal_axis,
-        speed_axis_kmh=vehicle.torque_map.speed_axis_kmh,
-        default_map_sha256=context.default_map.sha256(),
-        budget_nm=vehicle.torque_map.budget_nm,
-        upper_factor=vehicle.torque_map.upper_factor,
-        software_version=__version__,
         log_key=context.log_key,
         segment=run.segment,
         time_source=context.time_source,
-        substitutes=vehicle.substitutes,
         action_source=vehicle.actions,
         action_note=NOTES[vehicle.actions],
-        reward_kind=vehicle.reward.kind,
-        gamma=vehicle.reward.gamma,
         energy_wh=float(steps.energy_wh[records].sum()),
         distance_m=float(steps.distance_m[records].sum()),
         duration_s=float(table.log_time_ns[last_row] - table.log_time_ns[starts[0]]) / 1e9,

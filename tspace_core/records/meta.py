@@ -1,8 +1,11 @@
 """What every episode carries beside its numbers."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from tspace_core import __version__
+from tspace_core.config import Site, TorqueMap, Vehicle
 
 TimeSource = Literal["absolute_stamps", "log_header", "date_folder", "file_modified", "clock"]
 ActionSource = Literal["flash_journal", "realised_torque", "default_map", "agent"]
@@ -60,3 +63,36 @@ class EpisodeMeta(BaseModel):
     distance_m: float
     duration_s: float = Field(ge=0, description="first sample of the first window to the last of the last")
     end_reason: str = Field(description="why the episode ends where it does")
+
+
+def episode_meta(
+    vehicle: Vehicle, site: Site, default_map: TorqueMap, driver_id: str, **own: Any
+) -> EpisodeMeta:
+    """Meta information with what vehicle, site and map say of any of its episodes.
+
+    Args:
+        vehicle: whose episode it is.
+        site: where it was driven.
+        default_map: that actions are relative to.
+        driver_id: who drove.
+        own: the fields of ``EpisodeMeta`` that are this episode's own.
+    """
+    return EpisodeMeta(
+        vehicle_id=vehicle.id,
+        driver_id=driver_id,
+        site_id=site.id,
+        timezone=site.timezone,
+        rate_hz=vehicle.sampling.rate_hz,
+        window=vehicle.sampling.window,
+        signals=vehicle.sampling.signals,
+        pedal_axis=vehicle.torque_map.pedal_axis,
+        speed_axis_kmh=vehicle.torque_map.speed_axis_kmh,
+        default_map_sha256=default_map.sha256(),
+        budget_nm=vehicle.torque_map.budget_nm,
+        upper_factor=vehicle.torque_map.upper_factor,
+        software_version=__version__,
+        substitutes=vehicle.substitutes,
+        reward_kind=vehicle.reward.kind,
+        gamma=vehicle.reward.gamma,
+        **own,
+    )

@@ -98,23 +98,29 @@ def episode_entry(path: Path, episode: Episode) -> dict[str, Any]:
     }
 
 
+def totals(folder: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the entries of a manifest come to: fields of ``EpisodesSummary``."""
+    records = sum(entry["records"] for entry in entries)
+    return {
+        "paths": [folder / entry["file"] for entry in entries],
+        "episodes": len(entries),
+        "records": records,
+        "energy_wh": sum(entry["meta"]["energy_wh"] for entry in entries),
+        "distance_m": sum(entry["meta"]["distance_m"] for entry in entries),
+        "duration_s": sum(entry["meta"]["duration_s"] for entry in entries),
+        "reward_min": min((entry["reward_min"] for entry in entries), default=None),
+        "reward_max": max((entry["reward_max"] for entry in entries), default=None),
+        "reward_mean": sum(entry["reward_sum"] for entry in entries) / records if records else None,
+    }
+
+
 def _summary(
     lake: Lake, raw: RawLog, mark: str, entries: list[dict[str, Any]], report: CutReport, vehicle: Vehicle
 ) -> EpisodesSummary:
-    records = sum(entry["records"] for entry in entries)
-    folder = lake.episodes_manifest(raw).parent
     return EpisodesSummary(
         key=raw.key,
         fingerprint=mark,
-        paths=[folder / entry["file"] for entry in entries],
-        episodes=len(entries),
-        records=records,
-        energy_wh=sum(entry["meta"]["energy_wh"] for entry in entries),
-        distance_m=sum(entry["meta"]["distance_m"] for entry in entries),
-        duration_s=sum(entry["meta"]["duration_s"] for entry in entries),
-        reward_min=min((entry["reward_min"] for entry in entries), default=None),
-        reward_max=max((entry["reward_max"] for entry in entries), default=None),
-        reward_mean=sum(entry["reward_sum"] for entry in entries) / records if records else None,
+        **totals(lake.episodes_manifest(raw).parent, entries),
         rows=report.rows,
         unusable_rows=dict(report.unusable_rows),
         short_runs=report.short_runs,
