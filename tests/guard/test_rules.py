@@ -22,7 +22,7 @@ from tests.guard.vehicles import (
 )
 from tspace_core.config import FLASHED_ROWS, TorqueMap, load_vehicle
 from tspace_core.guard.envelope import Envelope
-from tspace_core.guard.rules import _edges, guard, guard_resume
+from tspace_core.guard.rules import _around, _edges, _rates, guard, guard_resume
 from tspace_core.guard.state import Accepted, AppliedRows, Refusal, VehicleState, implausible
 
 every_vehicle = pytest.mark.parametrize("name", FLASHED_VEHICLES)
@@ -408,3 +408,32 @@ def test_the_rows_beside_the_block_are_those_that_exist(name: str) -> None:
         if first_row < last:
             assert edges.upper[3] == pytest.approx(reference.table[first_row + 4] + step)
             assert edges.lower[3] == pytest.approx(reference.table[first_row + 4] - step)
+
+
+@every_vehicle
+def test_the_limits_of_a_flash_are_rounded_towards_their_inside(name: str) -> None:
+    """Limits that are no float32 numbers: what is within them is within the rule, in float64."""
+    figures = {
+        "cell_rate_nm": 49.9,
+        "cell_rate_10s_nm": 99.9,
+        "driver_point_nm": 33.3,
+        "neighbour_step_nm": 800.1,
+    }
+    envelope, reference = Envelope.of(limited(load_vehicle(name), **figures)), reference_of(name)
+    now = rows_of(reference, ROW).astype(np.float64)
+    cells = reference.table.astype(np.float64)
+    rate, slow = _rates(reference, ROW, envelope, (), NOW)
+    around = _around(reference, ROW, driving(float(reference.speed_axis_kmh[ROW + 1]) + 1, 95.0), envelope)
+    edges = _edges(reference, ROW, envelope)
+    near = np.isfinite(around.lower)
+    assert near.sum() == 4
+    for one, middle, most, where in (
+        (rate, now, 49.9, np.ones_like(near)),
+        (slow, now, 99.9, np.ones_like(near)),
+        (around, now, 33.3, near),
+        (edges, np.stack([cells[ROW - 1]] * 2 + [cells[ROW + 4]] * 2), 800.1, np.isfinite(edges.lower)),
+    ):
+        for side in (one.lower[where], one.upper[where]):
+            assert np.array_equal(side, side.astype(np.float32))
+            assert (np.abs(side - middle[where]) <= most).all()
+            assert (np.abs(side - middle[where]) > most - 1e-3).all()
