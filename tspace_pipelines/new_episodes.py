@@ -116,8 +116,11 @@ def _fetch(instance: dg.DagsterInstance, progress: Progress) -> None:
 
 def _settle(instance: dg.DagsterInstance, progress: Progress) -> None:
     still_open = []
+    runs: dict[str, RunVerdicts] = {}
     for item in progress.open:
-        verdict = _verdict(instance, item)
+        if item.run_id not in runs:
+            runs[item.run_id] = RunVerdicts.read(instance, item.run_id)
+        verdict = runs[item.run_id].of(item.storage_id)
         if verdict is None:
             still_open.append(item)
         elif verdict:
@@ -127,19 +130,47 @@ def _settle(instance: dg.DagsterInstance, progress: Progress) -> None:
     progress.open = still_open
 
 
-def _verdict(instance: dg.DagsterInstance, item: Materialized) -> bool | None:
-    """Whether the check passed; None while the run that should check it goes on."""
-    for entry in instance.all_logs(item.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
-        event = entry.dagster_event
-        if event is None:
-            continue
-        evaluation = event.asset_check_evaluation_data
-        target = evaluation.target_materialization_data
-        same = evaluation.asset_key == EPISODES and evaluation.check_name == CHECK
-        if same and (target is None or target.storage_id == item.storage_id):
-            return bool(evaluation.passed)
-    run = instance.get_run_by_id(item.run_id)
-    return None if run is not None and not run.is_finished else False
+@dataclass
+class RunVerdicts:
+    """What the check of ``episodes`` said in one run; a long run has many, so they are read once.
+
+    Attributes:
+        passed: by the storage id of the materialization that was checked.
+        other: of checks that name no materialization, the oldest first.
+        over: whether the run has ended.
+    """
+
+    passed: dict[int, bool]
+    other: list[bool]
+    over: bool
+
+    @classmethod
+    def read(cls, instance: dg.DagsterInstance, run_id: str) -> "RunVerdicts":
+        """Read a run's verdicts."""
+        # In this order: what a run says before its end is not missed.
+        run = instance.get_run_by_id(run_id)
+        found = cls({}, [], over=run is None or run.is_finished)
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            evaluation = event.asset_check_evaluation_data
+            if (evaluation.asset_key, evaluation.check_name) != (EPISODES, CHECK):
+                continue
+            target = evaluation.target_materialization_data
+            if target is None:
+                found.other.append(bool(evaluation.passed))
+            else:
+                found.passed.setdefault(target.storage_id, bool(evaluation.passed))
+        return found
+
+    def of(self, storage_id: int) -> bool | None:
+        """Whether a materialization passed its check; None while the run that should check it goes on."""
+        if storage_id in self.passed:
+            return self.passed[storage_id]
+        if self.other:
+            return self.other[0]
+        return False if self.over else None
 
 
 def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> int:

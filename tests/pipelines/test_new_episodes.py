@@ -1,6 +1,7 @@
 """Sensors on new episodes: only those whose check has passed count, and only until they were learned from."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -148,6 +149,37 @@ def test_another_request_has_another_run_key(events: Events) -> None:
         events.cursor = result.cursor
         keys.append(result.run_requests[0].run_key)
     assert len(set(keys)) == 2
+
+
+def test_a_long_run_is_read_once_however_many_episodes_it_reported(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.op
+    def drive(context: dg.OpExecutionContext) -> None:
+        for number in range(5):
+            key = f"twin_truck/2026-01-05/online-08000{number}-000{number}"
+            metadata = {"episodes": 1}
+            context.log_event(dg.AssetMaterialization("episodes", partition=key, metadata=metadata))
+        events.replay_tick()
+
+    reads: list[str] = []
+    all_logs = dg.DagsterInstance.all_logs
+
+    def counted(self: dg.DagsterInstance, run_id: str, **rest: Any) -> Any:
+        reads.append(run_id)
+        return all_logs(self, run_id, **rest)
+
+    monkeypatch.setattr(dg.DagsterInstance, "all_logs", counted)
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def online() -> None:
+        drive()
+
+    assert online.execute_in_process(instance=events.instance, run_config=QUIET).success
+    assert len(Progress.from_cursor(events.cursor).open) == 5
+    assert len(reads) == 1
+    assert events.replay_tick() == [], "nobody has checked them"
+    assert Progress.from_cursor(events.cursor).open == []
 
 
 def test_a_run_that_still_checks_is_waited_for(events: Events) -> None:
