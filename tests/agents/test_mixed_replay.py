@@ -11,6 +11,7 @@ from tests.agents.batches import random_batch
 from tests.storage.replay_episodes import STATE_DIM, coded_episode
 from tspace_core.agents.mixed_replay import LiveReplay, MixedReplay, records_of
 from tspace_core.errors import AgentError
+from tspace_core.records.episode import RecordFlag
 from tspace_core.storage.replay import Replay, ReplayBatch, build_replay
 
 
@@ -131,6 +132,15 @@ def test_batches_follow_from_the_records_and_the_generator_alone(offline: Replay
 def test_a_true_end_is_terminal_a_recording_s_end_is_not() -> None:
     assert records_of(coded_episode(1, 4)).terminals.tolist() == [0, 0, 0, 0]
     assert records_of(coded_episode(1, 4, end_reason="terminal")).terminals.tolist() == [0, 0, 0, 1]
+
+
+def test_a_record_whose_action_had_to_become_zero_is_not_learned_from() -> None:
+    """As while driving: so a learner that is started again learns from the same records."""
+    episode = coded_episode(1, 4)
+    episode.flags[0] = RecordFlag.FIRST | RecordFlag.ZEROED
+    whole, left = records_of(coded_episode(1, 4)), records_of(episode)
+    for name, values in left._asdict().items():
+        np.testing.assert_array_equal(values, getattr(whole, name)[1:], name)
 
 
 def test_shares_and_capacities_have_limits() -> None:

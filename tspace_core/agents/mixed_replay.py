@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.errors import AgentError
+from tspace_core.records.episode import RecordFlag
 from tspace_core.storage.replay import Replay, ReplayBatch
 from tspace_core.storage.replay_writer import TERMINAL
 
@@ -16,16 +17,21 @@ _FIRST_ROWS = 1024
 
 
 def records_of(episode: "Episode") -> ReplayBatch:
-    """The records of a stored episode as a batch in their order."""
+    """The records of a stored episode as a batch in their order.
+
+    A first record whose action had to become zero though another map was live is left out, as it is while
+    driving: its reward is not that action's.
+    """
+    true = (episode.flags & RecordFlag.ZEROED) == 0
     terminals = np.zeros(len(episode), np.float32)
     terminals[-1] = float(episode.meta.end_reason == TERMINAL)
     return ReplayBatch(
-        states=episode.states[:-1],
-        actions=episode.actions,
-        rewards=episode.rewards,
-        next_states=episode.states[1:],
-        terminals=terminals,
-        first_rows=episode.rows.astype(np.float32),
+        states=episode.states[:-1][true],
+        actions=episode.actions[true],
+        rewards=episode.rewards[true],
+        next_states=episode.states[1:][true],
+        terminals=terminals[true],
+        first_rows=episode.rows[true].astype(np.float32),
     )
 
 
