@@ -82,6 +82,22 @@ def test_begin_becomes_one_request_however_often_it_is_said(standing: Standing) 
     assert standing.begun.qsize() == 3  # a person stands at the vehicle, each time
 
 
+def test_a_begin_after_a_run_is_a_request_of_its_own(standing: Standing) -> None:
+    """The request of that run is pending until all that it recorded is stored."""
+    standing.start()
+    standing.status("begin")
+    standing.settle()
+    (first,) = standing.spool.pending()
+    assert standing.standby.release()
+    standing.standby.resume()
+    assert standing.standby.listening.wait(LIMIT_S)
+    for _ in range(2):
+        standing.status("begin")
+    standing.settle()
+    assert standing.standby.requested == 2
+    assert standing.spool.pending()[0] == first
+
+
 @pytest.mark.parametrize("status", ["exit", "end_valid", "end_invalid"])
 def test_an_end_withdraws_what_no_run_has_begun(standing: Standing, status: str) -> None:
     standing.start()

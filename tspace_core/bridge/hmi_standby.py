@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from tspace_core.errors import LinkError
 from tspace_core.link.datagrams import (
@@ -47,6 +48,7 @@ class HmiStandby:
         self._changed = threading.Condition()
         self._wanted, self._ended, self._bound = True, False, False
         self._receiver: DatagramReceiver | None = None
+        self._since = datetime.now(UTC)
         self.listening = threading.Event()
         self.requested = self.withdrawn = self.refused = 0
 
@@ -109,6 +111,7 @@ class HmiStandby:
                     if not self._may_listen():
                         return
                     self._receiver = receiver
+                self._since = datetime.now(UTC)
                 self.listening.set()
                 while (found := receiver.receive()) is not None:
                     self._take(receiver, *found)
@@ -142,7 +145,8 @@ class HmiStandby:
             self.withdrawn += len(gone)
             return
         self._on_begin()
-        if self._spool.pending():
+        # Requests from before this standby may be those of a run that ends just now, or of one that failed.
+        if any(request.event == "begin" and request.at >= self._since for request in self._spool.pending()):
             _LOG.info("HMI: begin again; the request before is still waiting")
             return
         self._spool.write("hmi", "begin", RequestOptions())
