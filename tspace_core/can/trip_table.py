@@ -37,7 +37,7 @@ class TripTable:
 
     Attributes:
         samples: valid samples of each signal of the vehicle.
-        rows: rows below the header, broken ones included.
+        rows: rows below the header that its names fit, broken ones included.
         time: int64[n], ns, of the rows that have one, in the order of the file.
         columns: names of all columns, made unique.
     """
@@ -52,11 +52,12 @@ def read_trip_table(path: Path, vehicle: Vehicle, report: ReadReport) -> TripTab
     """Read a trip table.
 
     A bad cell costs only itself, a row without a time only itself. Counted in ``report``: ``bad_time``
-    (rows), ``empty_cell`` and ``bad_number`` (samples), ``missing_column`` (signals), ``last line cut off``,
-    and what ``valid_samples`` counts.
+    and ``more cells than names`` (rows), ``empty_cell`` and ``bad_number`` (samples), ``missing_column``
+    (signals), ``last line cut off``, and what ``valid_samples`` counts.
 
     Raises:
-        LogReadError: there is no file, no row, no column of time in seconds, or more than ``MOST_BYTES``.
+        LogReadError: there is no file, no row, no column of time in seconds, more columns than names, or more
+            than ``MOST_BYTES``.
         ConfigError: a signal of the vehicle does not come from a column.
     """
     columns, rows, lines = _table(path, report)
@@ -137,11 +138,20 @@ def _table(path: Path, report: ReadReport) -> tuple[list[str], list[list[str]], 
         numbered[-1][1][-1] = ""
         detail = f"the file ends in cell {len(numbered[-1][1])} of {len(numbered[0][1])}"
         report.drop("last line cut off", place=f"{path.name}, line {numbered[-1][0]}", detail=detail)
-    return (
-        column_names(numbered[0][1]),
-        [line for _, line in numbered[1:]],
-        [number for number, _ in numbered[1:]],
-    )
+    names, rows = numbered[0][1], numbered[1:]
+    named = [(number, line) for number, line in rows if not any(map(str.strip, line[len(names) :]))]
+    if not named:
+        message = (
+            f"{path}: line {rows[0][0]} has {len(rows[0][1])} cells, line 1 names {len(names)} columns; "
+            "which of them has no name cannot be known, so give each column its name"
+        )
+        raise LogReadError(message)
+    if len(named) < len(rows):
+        number, line = next((number, line) for number, line in rows if (number, line) not in named)
+        detail = f"{len(line)} cells, {len(names)} names"
+        place = f"{path.name}, line {number}"
+        report.drop("more cells than names", count=len(rows) - len(named), place=place, detail=detail)
+    return column_names(names), [line for _, line in named], [number for number, _ in named]
 
 
 def _content(path: Path) -> bytes:
