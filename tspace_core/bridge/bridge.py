@@ -15,6 +15,7 @@ map back before the bus is closed; where nothing can be done any more (kill -9, 
 supervision does.
 """
 
+import gc
 import logging
 import signal
 import threading
@@ -131,6 +132,8 @@ class Bridge:
             AuditError: the audit log cannot be written.
         """
         with self._opened() as (bus, server):
+            # What is loaded by now stays: a full collection of it would stop every thread for some 50 ms.
+            gc.freeze()
             supervisor, task = self.supervisor, self._task
             with stop_on_signals(supervisor, tuple(signals)) if signals else _nothing(), supervisor:
                 supervisor.on_stop("guard", lambda: self._begin_end(task))
