@@ -13,7 +13,7 @@ import pytest
 from tests.safety.cab import Cab, clocked
 from tests.safety.wire import Killed, Wire, corrupt, doubled, late, lost
 from tspace_core.config import Vehicle, load_vehicle
-from tspace_core.guard.audit import AuditLog, verify
+from tspace_core.guard.audit import AuditLog, read, verify
 from tspace_core.twin.xcp_slave import SILENCE_S
 
 QUICK = next((str(path) for path in (Path("/dev/shm"),) if os.access(path, os.W_OK)), None)
@@ -181,15 +181,25 @@ class KillRun:
         wire.run_until(wire.ns + round(self.chance.uniform(0.0, 1.5) * 1e9))
         begun = wire.ns
         cab.agent.alive = True
+        locked = self._last_state() == "LOCKED"
         script: list[tuple[float, Callable[[], None]]] = []
         again = self.chance.random() < 0.5
         if again:
             script = [(0.2, cab.clear), (0.3, partial(cab.arm, resume=True)), (1.5, cab.propose)]
         cab.begin_again(script)
+        if locked and cab.bridge.guard.state != "LOCKED":
+            self._wrong("a lock ended with the process, without a person")
         cab.ends_ns = max(back_ns, begun + 2_000_000_000)
         if not again:
             cab.before_end = self._check_reference
         cab.run()
+
+    def _last_state(self) -> str | None:
+        """The guard's state as the newest whole line of the audit log says."""
+        state = None
+        for entry in read(self.folder / "audit.jsonl"):
+            state = entry.get("guard", state)
+        return state
 
     def _at_the_end(self) -> None:
         """The bridge was stopped in order, or the VCU fell back: nothing but the reference map is left."""

@@ -7,7 +7,10 @@ import random
 
 import pytest
 
+from tests.safety.bench import Bench, learned
 from tests.safety.killing import Setup, kills, run_kill
+from tests.safety.wire import Frame
+from tspace_core.link.xcp_packets import Command, ErrorCode
 
 SETUPS = [
     pytest.param(
@@ -47,3 +50,34 @@ def test_a_thousand_kill_points(*, vehicle: str, fd: bool, block_mode: bool) -> 
 @every_setup
 def test_twenty_thousand_kill_points(*, vehicle: str, fd: bool, block_mode: bool) -> None:
     run_many(vehicle, fd=fd, block_mode=block_mode, scripts=40, points=75 if fd else 50)
+
+
+def test_a_lock_outlives_a_process_killed_within_a_line_of_the_audit_log() -> None:
+    with learned("twin_truck", fd=True, block_mode=True) as bench:
+        bench.guard.lock("a person must see this")
+        path = bench.bridge.audit.path
+        bench.bridge.audit.close()
+        with path.open("ab") as file:
+            file.write(b'{"asked":"trip","before"')
+        again = Bench(bench.wire, path.parent)
+        assert (again.state, again.guard.cause) == ("LOCKED", "a person must see this")
+        again.drive(1.0)
+        assert not again.guard.arm(by="test", token=None, resume=None).ok
+        again.bridge.audit.close()
+
+
+def test_a_vcu_that_refuses_its_reference_page_is_left_in_silence() -> None:
+    """Each refused try keeps its session alive; only where nobody asks does it fall back by itself."""
+
+    def refuse(frame: Frame) -> None:
+        if frame.to_vcu and frame.data[0] == Command.SET_CAL_PAGE:
+            frame.lost = True
+            bench.wire.answer(bytes((0xFE, ErrorCode.ERR_GENERIC)))
+
+    with learned("twin_mule", fd=True, block_mode=True) as bench:
+        assert bench.wire.vcu.page != bench.wire.vcu.reference_page
+        bench.wire.tamper = refuse
+        bench.guard.trip("the episode is over")
+        assert bench.state == "LOCKED"
+        bench.drive(3.0)
+        assert bench.wire.vcu.page == bench.wire.vcu.reference_page

@@ -206,7 +206,10 @@ class AuditLog:
             except OSError as error:
                 message = f"audit log {self.path}: a torn last line cannot be moved to {aside} ({error})"
                 raise AuditError(message) from error
-            self.append("torn_line", bytes=len(torn), kept_in=aside.name, sha256=sha256(torn).hexdigest())
+            # The newest line says what state the guard is in: a lock must not end with a torn line.
+            state = {name: value for name, value in (self._last or {}).items() if name in ("guard", "cause")}
+            digest = sha256(torn).hexdigest()
+            self.append("torn_line", bytes=len(torn), kept_in=aside.name, sha256=digest, **state)
 
 
 def _sync_folder(folder: Path) -> None:
