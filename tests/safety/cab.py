@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tests.safety.wire import Killed, Life, Wire, WireEvent, WireTransport
 from tspace_core.bridge.guard_task import GuardTask
+from tspace_core.config.loading import load_vehicle
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.guard import flash_guard
@@ -31,12 +32,22 @@ TURN_S = 0.05
 HEARTBEAT_S = 0.1
 
 
+_parse_default_map = Vehicle.default_map
+
+
+@cache
+def _default_map(vehicle_id: str) -> TorqueMap:
+    return _parse_default_map(load_vehicle(vehicle_id))
+
+
 @contextmanager
 def clocked(wire: Wire) -> Iterator[pytest.MonkeyPatch]:
     """The XCP master lives on the wire's clock, and the witness hears what the guard accepts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(xcp_session, "time", SimpleNamespace(monotonic=lambda: wire.ns / 1e9))
         patch.setattr(xcp_session, "threading", SimpleNamespace(Event=partial(WireEvent, wire)))
+        # A process parses its map's file a few times when it starts; here thousands start.
+        patch.setattr(Vehicle, "default_map", lambda vehicle: _default_map(vehicle.id))
         for rule in ("guard", "guard_resume"):
             patch.setattr(flash_guard, rule, wire.witness.accepting(getattr(flash_guard, rule)))
         yield patch
