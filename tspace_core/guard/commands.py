@@ -2,16 +2,23 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core.errors import GuardError
-from tspace_core.guard.target import FlashTarget, Identity
+from tspace_core.errors import GuardError, LinkError
+from tspace_core.guard.target import FlashTarget, Identity, Interruptible
 
 REVERT_WAIT_S = 1.0
 """A target whose command takes longer than this is broken; the VCU then falls back by itself."""
+
+
+REVERT_LIMIT_S = 1.0
+"""A VCU that does not confirm its reference page within it is left in silence, and falls back by itself."""
+RECONNECT_LIMIT_S = 2.0
+"""The same with a session that is opened, identified and unlocked before."""
+_ROUNDING_S = 0.001
 
 
 class AbortedError(GuardError):
@@ -26,8 +33,9 @@ class Commands:
     """A `FlashTarget` for one transaction at a time.
 
     Before every command of a transaction it is asked whether somebody aborted and whether its time is over,
-    so that it ends between two commands. `abort` and then `revert` may be called from any thread: they wait
-    for at most the command that is running, and nothing of the aborted transaction follows.
+    so that it ends between two commands; a command of an `Interruptible` target ends within itself. `abort`
+    and then `revert` may be called from any thread: they wait for at most the command that is running, and
+    nothing of the aborted transaction follows.
 
     Args:
         target: what is behind it.
@@ -42,6 +50,8 @@ class Commands:
         self._aborts = 0
         self._mark = 0
         self._deadline_ns: int | None = None
+        self._interruptible = target if isinstance(target, Interruptible) else None
+        self._running = False  # a command that may be ended; a way back to the reference page never is
         self.answered_ns = now_ns()
         """When the VCU last answered."""
 
@@ -56,9 +66,11 @@ class Commands:
             return self._aborts
 
     def abort(self) -> None:
-        """End the running transaction before its next command."""
+        """End the running transaction before its next command, or within the one that is running."""
         with self._counter:
             self._aborts += 1
+            if self._running and self._interruptible is not None:
+                self._interruptible.abort("the reference map was called for")
 
     @contextmanager
     def transaction(self, mark: int, limit_s: float) -> Iterator[None]:
@@ -73,9 +85,31 @@ class Commands:
     @contextmanager
     def _turn(self) -> Iterator[FlashTarget]:
         with self._turns:
-            self.check()
-            yield self._target
+            with self._counter:
+                self._running = True
+            try:
+                self.check()
+                with self._limited(self._left_s(), "the transaction"):
+                    yield self._target
+            except LinkError:
+                self.check()  # not the VCU's fault where somebody reverts or the time is over
+                raise
+            finally:
+                with self._counter:
+                    self._running = False
+                    if self._interruptible is not None:
+                        self._interruptible.resume()
             self.answered_ns = self._now_ns()
+
+    def _left_s(self) -> float | None:
+        if self._deadline_ns is None:
+            return None
+        return max(0.0, (self._deadline_ns - self._now_ns()) / 1e9) + _ROUNDING_S
+
+    def _limited(self, seconds: float | None, what: str) -> AbstractContextManager[None]:
+        if seconds is None or self._interruptible is None:
+            return nullcontext()
+        return self._interruptible.limited(seconds, what)
 
     def check(self) -> None:
         """Whether the transaction may go on.
@@ -105,11 +139,13 @@ class Commands:
         if not self._turns.acquire(timeout=REVERT_WAIT_S):
             return f"a command to the VCU did not end within {REVERT_WAIT_S:g} s"
         try:
-            if reconnect:
-                self._target.identify()
             page = self._target.reference_page
-            self._target.activate(page)
-            found = self._target.active_page()
+            limit_s = RECONNECT_LIMIT_S if reconnect else REVERT_LIMIT_S
+            with self._limited(limit_s, "the way back to the reference page"):
+                if reconnect:
+                    self._target.identify()
+                self._target.activate(page)
+                found = self._target.active_page()
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         finally:

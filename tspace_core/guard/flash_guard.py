@@ -271,8 +271,9 @@ class FlashGuard:
             elif now - max(self._asked_ns, self._commands.answered_ns) >= KEEP_ALIVE_S * 1e9:
                 self._ask(now)
         elif not self._confirmed and now - self._retried_ns >= self._retry_s * 1e9:
-            self._retried_ns, self._retry_s = now, QUIET_S
-            self._settle(self._commands.revert(reconnect=True))
+            problem = self._commands.revert(reconnect=True)
+            self._retried_ns, self._retry_s = self._now_ns(), QUIET_S  # silence begins when the try is over
+            self._settle(problem)
 
     # Inside
 

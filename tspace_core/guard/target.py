@@ -2,11 +2,12 @@
 
 `tspace_core.link.calibration.Calibration` is the one over XCP. Every method may raise a LinkError and must
 return or raise within a bounded time (an XCP time-out times its attempts): the one-key revert waits for at
-most one running command.
+most one running command, and ends that one where the target is `Interruptible`.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,23 @@ class FlashTarget(Protocol):
 
     def keep_alive(self) -> None:
         """Any command: after 2 s without one the VCU falls back to its reference page."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A `FlashTarget` whose running command can be ended: a revert does not wait for a VCU that is slow."""
+
+    def abort(self, cause: str) -> None:
+        """Have the running command and all after it raise until ``resume``; any thread, never blocks."""
+        ...
+
+    def resume(self) -> None:
+        """Allow commands again after ``abort``."""
+        ...
+
+    def limited(self, seconds: float, what: str) -> AbstractContextManager[None]:
+        """Have the commands within take at most ``seconds`` together, then raise a LinkError."""
         ...
 
 

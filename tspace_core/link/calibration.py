@@ -4,6 +4,8 @@
 written is the guard's; that it is written where and as it was asked for is this module's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -52,6 +54,7 @@ class Calibration:
         self._places = find_places(vehicle)
         self._maps: dict[str, MapPages] = {}
         self._map = self._pages_of(self._config.map_name)
+        self._had_session = False
         self._fits = False  # whether the VCU of this session was seen to be one that the map fits into
         self._key_of: KeyFunction | None = None
         if self._config.unlock is not None:
@@ -92,6 +95,7 @@ class Calibration:
 
     def close(self) -> None:
         """End the session; which page is in effect does not change, so put the reference there first."""
+        self._had_session = False
         self._master.disconnect()
 
     def abort(self, cause: str) -> None:
@@ -101,6 +105,12 @@ class Calibration:
     def resume(self) -> None:
         """Allow commands again after ``abort``."""
         self._master.resume()
+
+    @contextmanager
+    def limited(self, seconds: float, what: str) -> Iterator[None]:
+        """Let the commands within take at most ``seconds`` together, then XcpTimeoutError."""
+        with self._master.limited(seconds, what):
+            yield
 
     def identify(self) -> Identity:
         """Open the session where it is not open, and read VIN, software id and the map's address."""
@@ -169,6 +179,7 @@ class Calibration:
             self._master.check_alone()
             self._master.set_cal_page(PageMode.ECU, self._config.segment, page)
             return
+        self._master.call_cal_page(self._config.segment, page)
         if self._master.connected:
             try:
                 self._master.set_cal_page(PageMode.ECU, self._config.segment, page)
@@ -247,7 +258,11 @@ class Calibration:
         self._fits = False
         for pages in self._maps.values():
             pages.forget_all()
+        if self._had_session:
+            # The VCU may still be in the session that counts as lost here; CONNECT would lock it first.
+            self._master.call_cal_page(self._config.segment, self.reference_page)
         self._master.connect()
+        self._had_session = True
 
     def _write(self, name: str, page: int, table: NDArray[np.float32]) -> int:
         pages, master = self._pages_of(name), self._master

@@ -70,7 +70,7 @@ class XcpMaster:
         return self._block if self.config.block_mode else BlockMode()
 
     def abort(self, cause: str) -> None:
-        """Have the running command raise, at the latest after its time-out, and all after it; any thread."""
+        """Have the running command and all after it raise, on UDP after its time-out; from any thread."""
         self._session.abort(cause)
 
     def resume(self) -> None:
@@ -295,6 +295,13 @@ class XcpMaster:
     def set_cal_page(self, mode: PageMode, segment: int, page: int) -> None:
         """SET_CAL_PAGE: put a page into effect (``PageMode.ECU``) or have XCP write and read it (``XCP``)."""
         self._simple(Command.SET_CAL_PAGE, packets.set_cal_page(mode, segment, page))
+
+    def call_cal_page(self, segment: int, page: int) -> None:
+        """SET_CAL_PAGE ahead of everything, unanswered, where the session is out of step or counts as lost.
+
+        Only for a page that may be put into effect at any time; ``set_cal_page`` follows.
+        """
+        self._session.call_out(packets.set_cal_page(PageMode.ECU, segment, page))
 
     def get_cal_page(self, mode: PageMode, segment: int) -> int:
         """GET_CAL_PAGE: the page in effect, or the one that XCP writes and reads."""

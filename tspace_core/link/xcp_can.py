@@ -35,7 +35,7 @@ class XcpCan:
     def __init__(self, bus: SharedBus, config: XcpConfig) -> None:
         self._bus = bus
         self._config = config
-        self._packets: queue.Queue[bytes | LinkError] = queue.Queue(_WAITING_PACKETS)
+        self._packets: queue.Queue[bytes | LinkError | None] = queue.Queue(_WAITING_PACKETS)  # None: woken
         self._lost: LinkError | None = None
         self._foreign = 0
         self.dropped = 0
@@ -80,6 +80,9 @@ class XcpCan:
                 "awake, and request_id, response_id and the bus of the vehicle"
             )
             raise XcpTimeoutError(message) from None
+        if found is None:
+            message = "the wait for an answer was ended"
+            raise XcpTimeoutError(message)
         if isinstance(found, LinkError):
             raise found
         return found
@@ -98,8 +101,12 @@ class XcpCan:
                 one = self._packets.get_nowait()
             except queue.Empty:
                 return found
-            if not isinstance(one, LinkError):
+            if isinstance(one, bytes):
                 found.append(one)
+
+    def wake(self) -> None:
+        """End a waiting ``receive``; from any thread."""
+        self._put(None)
 
     def close(self) -> None:
         """Stop listening; the bus stays open."""
@@ -117,7 +124,7 @@ class XcpCan:
         self._lost = error
         self._put(error)
 
-    def _put(self, item: bytes | LinkError) -> None:
+    def _put(self, item: bytes | LinkError | None) -> None:
         try:
             self._packets.put_nowait(item)
         except queue.Full:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from tspace_core.config.link import XcpConfig
 from tspace_core.errors import XcpCommandError, XcpError, XcpProtocolError, XcpTimeoutError
 from tspace_core.link.xcp_packets import Command, ErrorCode, EventCode, Pid, error_message
-from tspace_core.link.xcp_transport import XcpTransport
+from tspace_core.link.xcp_transport import WakingTransport, XcpTransport
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class XcpSession:
         """Have the running command and all after it raise, until ``resume``; from any thread."""
         self._abort = cause
         self._abort_event.set()
+        if isinstance(self.transport, WakingTransport):
+            self.transport.wake()
 
     def resume(self) -> None:
         """End ``abort``."""
@@ -74,6 +76,16 @@ class XcpSession:
             yield
         finally:
             self._deadline = before
+
+    def call_out(self, packet: bytes) -> None:
+        """Send a command at once and wait for nothing, where it is not sure that the VCU answers.
+
+        A VCU that hears and whose answers are late or lost does it; SYNCH sorts its answer out afterwards.
+        Nothing is sent where all is in order: the command itself can go then.
+        """
+        if self._unsure or not self.connected:
+            self._unsure = True
+            self.transport.send(packet)
 
     def begin(self) -> None:
         """Forget what was before CONNECT: whether answers may be late, and what a second master did."""
@@ -197,8 +209,10 @@ class XcpSession:
         while True:
             now = time.monotonic()
             end = deadline if self._deadline is None else min(deadline, self._deadline[0])
-            packet = self.transport.receive(max(0.0, end - now))
-            self._check(command)
+            try:
+                packet = self.transport.receive(max(0.0, end - now))
+            finally:
+                self._check(command)  # an abort is no time-out
             if packet[0] == Pid.EVENT and len(packet) > 1 and packet[1] == EventCode.EV_CMD_PENDING:
                 deadline = min(time.monotonic() + allowed, begun + PENDING_LIMIT * allowed)
             elif command is Command.SYNCH:

@@ -1,6 +1,6 @@
 """What the XCP master asks of a transport; ``xcp_can`` and ``xcp_udp`` are the two there are."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class XcpTransport(Protocol):
@@ -46,4 +46,13 @@ class XcpTransport(Protocol):
 
     def close(self) -> None:
         """Let go of the bus or socket, as often as you like."""
+        ...
+
+
+@runtime_checkable
+class WakingTransport(Protocol):
+    """A transport whose ``receive`` another thread can end."""
+
+    def wake(self) -> None:
+        """End a waiting ``receive`` with XcpTimeoutError; from any thread, never blocks."""
         ...
