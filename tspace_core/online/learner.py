@@ -177,6 +177,23 @@ class LearnerProcess:
                 return self._ready
             return self._failure or self._late(f"was not ready within {timeout_s:g} s{self._waiting}")
 
+    def require_ready(self) -> LearnerReady:
+        """Wait until it can learn; where it cannot, or the waiting is interrupted, it is ended.
+
+        Raises:
+            OnlineError: it cannot; says why.
+        """
+        try:
+            ready = self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        if isinstance(ready, LearnerFailed):
+            self.stop()
+            message = f"the learner of {self.spec.vehicle_id} cannot begin: {ready.cause}"
+            raise OnlineError(message)
+        return ready
+
     def add(self, records: ReplayBatch) -> bool:
         """Hand over records of steps that were APPLIED; never waits.
 
