@@ -55,7 +55,14 @@ EQUIVALENT = {
     f"Gt turned: {_FROM}": "names a rule in a message",
     f"lower -> upper: {_FROM}": "names a rule in a message",
     f"upper -> lower: {_FROM}": "names a rule in a message",
+    "Gt turned: row, column = (int(index) for index in np.argwhere(least > upper)[0])": (
+        "names a cell in a message"
+    ),
+    "lower -> upper: below = max(bounds, key=lambda bound: float(bound.lower[row, column]))": (
+        "names a rule in a message"
+    ),
     "Add turned: where = place(live, accepted.first_row + row, column)": "names a cell in a message",
+    "upper -> lower: least = lower if (lower > upper).any() else raised(lower, step)": "as below",
     "lower -> upper: least = lower if (lower > upper).any() else raised(lower, step)": (
         "what is raised is above what it was raised from: it contradicts all the same"
     ),
