@@ -5,6 +5,8 @@ import datetime
 import errno
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -331,3 +333,50 @@ def test_a_bus_that_cannot_be_opened_is_one_sentence(tmp_path: Path, monkeypatch
     vehicle = load_vehicle("twin_truck").model_copy(update={"bus": bus})
     with pytest.raises(BusError, match="no_such_can"):
         Bridge(vehicle).run(signals=())
+
+
+def test_a_watcher_of_second_masters_that_fails_ends_the_bridge(
+    bridge: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unwatched the bus is not flashed over: never on without the watcher, and never in silence."""
+    bridge.flashed()
+    assert bridge.vehicle.xcp is not None
+
+    def broken(cause: str, then: object = None) -> None:
+        message = "the watcher is broken"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(bridge.bridge._task, "revert", broken)
+    bridge.bus.send(bridge.vehicle.xcp.request_id, b"\xff\x00")
+    until(lambda: bool(bridge.cause), "the bridge to end")
+    assert "the watcher is broken" in bridge.cause
+    assert bridge.bridge.failed
+    assert bridge.vcu.page == bridge.vcu.reference_page
+
+
+def test_heartbeats_that_waited_behind_a_flash_do_not_make_their_sender_younger(bridge: World) -> None:
+    """The agent falls silent while the guard's thread is held up: what it said before counts from then."""
+    agent = bridge.flashed()
+    until(lambda: _may_flash_again(bridge), "the time between two flashes")
+    heartbeats: list[float] = []
+    guard = bridge.bridge._task.guard
+    heard = guard.heartbeat
+
+    def heartbeat(at_ns: int | None = None) -> None:
+        assert at_ns is not None
+        heartbeats.append((time.monotonic_ns() - at_ns) / 1e9)
+        heard(at_ns)
+
+    guard.heartbeat = heartbeat  # type: ignore[method-assign]
+    bridge.vcu.writing.clear()
+    bridge.vcu.hold.clear()
+    agent.client.send(Propose(id=2, first_row=FIRST_ROW, rows=to_hex(bridge.rows(0.98))))
+    assert bridge.vcu.writing.wait(LIMIT_S)
+    threading.Event().wait(0.5)
+    agent.beating.clear()
+    threading.Event().wait(0.5)
+    bridge.vcu.hold.set()
+    agent.expect(Answer)
+    assert agent.expect_state("DISARMED").cause
+    assert bridge.on_reference()
+    assert max(heartbeats) > 0.5, "those that waited are as old as they are"

@@ -112,3 +112,12 @@ def test_a_brake_that_cannot_be_read_is_no_override() -> None:
     watch = watching(override_brake_percent=60.0)
     state = VehicleState(45.0, 0.0, 90.0, START, valid=False, reason="stale")
     assert watch.observe(state, START) is None
+
+
+def test_word_that_comes_late_makes_the_agent_no_younger_and_no_older() -> None:
+    watch = watching()
+    watch.heartbeat(START + 1000 * MS)
+    watch.heartbeat(START + 500 * MS)
+    assert watch.agent_late(START + 1250 * MS) is None
+    assert watch.agent_late(START + 1500 * MS) is not None
+    assert watch.agent_lost(START + 3000 * MS) is not None

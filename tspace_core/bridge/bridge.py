@@ -144,7 +144,7 @@ class Bridge:
                     supervisor.on_stop("standby", self._standby.end)
                     supervisor.start("standby", self._standby.run)
                 bus.subscribe(self._decoder.take, self._decoder.ids, self._on_bus_lost)
-                bus.subscribe(self._on_foreign_master, (self._xcp.request_id,))
+                bus.subscribe(self._on_foreign_master, (self._xcp.request_id,), self._on_bus_lost)
                 supervisor.start("sender", lambda: self._sender.run(supervisor.stopping))
                 self.ready.set()
                 supervisor.wait()
@@ -182,6 +182,7 @@ class Bridge:
                 lambda peer, message: server.send(peer, message),
                 make_way=lambda: self._standby is None or self._standby.release(),
                 on_agent_gone=self._on_agent_gone,
+                on_free=lambda: server.wake(),
                 on_flash=self._on_flash,
                 facts=self._facts,
             )
@@ -245,7 +246,6 @@ class Bridge:
     def _on_agent_gone(self) -> None:
         if self._standby is not None:
             self._standby.resume()
-        self._server.wake()  # the next agent may be waiting
 
     def _on_begin(self) -> None:
         """A person at the vehicle began an episode: that clears a lock as `tspace arm` does."""

@@ -23,7 +23,8 @@ from tspace_core.link.requests import RequestOptions, Spool
 from tspace_core.link.udp import DatagramReceiver, udp_context
 
 _LOG = logging.getLogger(__name__)
-_RETRY_S = 1.0
+_FIRST_RETRY_S, _RETRY_S = 0.02, 1.0
+"""Between two tries to have the address: at first short, as a run that ends holds it for a moment only."""
 _RELEASE_S = 2.0
 
 
@@ -54,7 +55,7 @@ class HmiStandby:
 
     def run(self) -> None:
         """Listen whenever the address is ours to have, until ``end``."""
-        complained = ""
+        complained, retry_s = "", _FIRST_RETRY_S
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted or self._ended)
@@ -62,13 +63,14 @@ class HmiStandby:
                     return
             try:
                 self._listen()
-                complained = ""
+                complained, retry_s = "", _FIRST_RETRY_S
             except LinkError as error:
                 if str(error) != complained:
                     complained = str(error)
-                    _LOG.warning("the HMI cannot be heard yet, tried again every %g s: %s", _RETRY_S, error)
+                    _LOG.warning("the HMI cannot be heard yet, tried again: %s", error)
                 with self._changed:
-                    self._changed.wait_for(lambda: not self._wanted or self._ended, _RETRY_S)
+                    self._changed.wait_for(lambda: not self._wanted or self._ended, retry_s)
+                retry_s = min(2 * retry_s, _RETRY_S)
 
     def release(self) -> bool:
         """Leave the address to a run; True: it is free now."""

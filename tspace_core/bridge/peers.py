@@ -44,7 +44,8 @@ class Peers:
         task: runs the guard.
         reply: sends an answer to a peer, from any thread.
         make_way: frees the datagram address for an agent; False: it could not.
-        on_agent_gone: told when the agent is gone and the reference map was called for.
+        on_agent_gone: told at once when the agent is gone and the reference map was called for.
+        on_free: told when the reference map is back, so that the next agent may be welcome.
         on_flash: told of each answered proposal.
         facts: counters and present signals, for operators.
     """
@@ -57,11 +58,12 @@ class Peers:
         *,
         make_way: Callable[[], bool],
         on_agent_gone: Callable[[], None],
+        on_free: Callable[[], None],
         on_flash: Callable[[FlashOutcome], None],
         facts: Callable[[], tuple[Mapping[str, int], Mapping[str, float | None]]],
     ) -> None:
         self._vehicle_id, self._task, self._reply = vehicle_id, task, reply
-        self._make_way, self._on_agent_gone = make_way, on_agent_gone
+        self._make_way, self._on_agent_gone, self._on_free = make_way, on_agent_gone, on_free
         self._on_flash, self._facts = on_flash, facts
         self._proposing = threading.Event()
         self._leaving = False
@@ -101,10 +103,11 @@ class Peers:
             self.agent, self._leaving = None, True
             self._proposing.clear()
             self._task.revert(f"agent {peer.run_id} is gone: {cause}", self._left)
+            self._on_agent_gone()
 
     def _left(self) -> None:
         self._leaving = False
-        self._on_agent_gone()
+        self._on_free()
 
     def received(self, peer: Peer, message: Message) -> Message | None:
         """One message of a welcome peer."""
@@ -145,7 +148,9 @@ class Peers:
     def _from_agent(self, peer: Peer, message: Message) -> Message | None:
         match message:
             case Heartbeat():
-                self._task.submit(lambda: self._if_here(peer, self._task.guard.heartbeat))
+                # As old as it is: it may wait behind a flash, during which its sender may have fallen silent.
+                heard_ns = time.monotonic_ns()
+                self._task.submit(lambda: self._if_here(peer, lambda: self._task.guard.heartbeat(heard_ns)))
                 return None
             case Arm():
                 taken = self._task.submit(lambda: self._if_here(peer, lambda: self._arm(peer, message)))

@@ -34,8 +34,8 @@ class Supervision:
         self._open_window(now_ns)
 
     def heartbeat(self, now_ns: int) -> None:
-        """The agent is alive."""
-        self._heartbeat_ns = now_ns
+        """The agent was alive at ``now_ns``; word that comes late makes it no younger."""
+        self._heartbeat_ns = max(self._heartbeat_ns, now_ns)
 
     def observe(self, state: VehicleState, now_ns: int) -> str | None:
         """Take one sample in; returns why the reference map must come back, or None."""
