@@ -283,7 +283,43 @@ def test_the_live_map_proposed_again_is_applied_without_a_flash(tmp_path: Path) 
     outcome = rig.propose(0.0)
     assert outcome.result == "APPLIED"
     assert outcome.effect_ns is not None
-    assert len(rig.target.calls) == calls
+    assert rig.target.calls[calls:] == ["active_page", "checksum_ok"], "it is looked for, nothing is written"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_live_map_is_not_said_to_be_applied_where_the_vcu_fell_back(lost: bool, tmp_path: Path) -> None:
+    """The agent would learn from a map that did not drive."""
+    rig = learned(rig_of(tmp_path))
+    rig.target.active = rig.target.reference_page
+    if lost:
+        rig.target.before = lambda _number, _name: silent()
+    outcome = rig.propose(0.0)
+    assert outcome.result == ("UNKNOWN" if lost else "REVERTED")
+    assert outcome.code == (4 if lost else 2)
+    assert rig.state == "LOCKED"
+
+
+def test_nothing_is_armed_while_the_reference_map_is_coming_back(tmp_path: Path) -> None:
+    """Else the end of the revert would meet what was armed after it."""
+    rig = learned(rig_of(tmp_path))
+    answers = []
+
+    def press(_number: int, call: str) -> None:
+        if call == "active_page":
+            rig.target.before = None
+            answers.append(rig.guard.arm(by="test", token=None, resume=None))
+
+    rig.target.before = press
+    rig.guard.interrupt("revert key")
+    assert not answers[0].ok
+    assert "coming back" in answers[0].reason
+    assert rig.state == "DISARMED"
+    rig.arm()
+
+
+def silent() -> None:
+    message = "no answer"
+    raise XcpTimeoutError(message)
 
 
 def test_a_refusal_answers_with_the_live_rows_and_is_noted(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tspace_core.guard.states import TABLE, GuardEvent
 from tspace_core.guard.supervision import Supervision
 from tspace_core.guard.target import FlashTarget
 from tspace_core.guard.token import CampaignLedger
-from tspace_core.guard.transaction import INTERNAL, Flashed, MismatchError, Session, flash, given_up
+from tspace_core.guard.transaction import Flashed, MismatchError, Session, flash, given_up
 
 KEEP_ALIVE_S = 0.5
 """A quarter of the silence after which the VCU falls back by itself."""
@@ -91,6 +91,7 @@ class FlashGuard:
         self._recent: deque[AppliedRows] = deque(maxlen=64)
         self._mutex = threading.RLock()  # state, live map and abort change together
         self._flying = False
+        self._falling = 0  # ways back to the reference page that are not over
         self._confirmed = True  # the reference page is known to be in effect, or nothing else was flashed
         self._unanswered = 0
         self._retried_ns = self._asked_ns = now_ns()
@@ -122,7 +123,10 @@ class FlashGuard:
         Returns:
             Whether it is armed and why not; whether ``resume`` is in effect and why not.
         """
-        mark = self._commands.mark()
+        with self._mutex:
+            mark, falling = self._commands.mark(), self._falling > 0
+        if falling:
+            return self._not_armed(by, "the reference map is coming back at this moment; arm again")
         refused = TABLE[self.state, "arm"].refused
         if refused:
             return self._not_armed(by, f"{refused} (state {self.state}: {self.cause})")
@@ -177,22 +181,9 @@ class FlashGuard:
             return outcome(
                 self.live, proposal, self._now_ns() - begun, "REFUSED", 0, f"{answer.rule}: {answer.reason}"
             )
-        if answer.table == self.live:
+        unchanged = answer.table == self.live
+        if unchanged:
             self._record("flash_unchanged", proposal=proposal.id)
-            ended = self._now_ns()
-            if self._commands.mark() != mark:
-                return outcome(self.live, proposal, ended - begun, "REVERTED", INTERNAL, self.cause)
-            why = "nothing to change"
-            return outcome(
-                self.live,
-                proposal,
-                ended - begun,
-                "APPLIED",
-                0,
-                why,
-                effect_ns=ended,
-                clipped=answer.clipped,
-            )
         rows = slice(answer.first_row, answer.first_row + FLASHED_ROWS)
         before = self.live.table[rows].copy()
         self._flying = True
@@ -200,7 +191,7 @@ class FlashGuard:
             done = self._flash(answer, rows, mark, proposal=proposal.id, sha256=rows_sha256(proposal.rows))
         finally:
             self._flying = False
-        if done.result == "APPLIED" and done.effect_ns is not None:
+        if done.result == "APPLIED" and done.effect_ns is not None and not unchanged:
             self._recent.append(
                 AppliedRows(done.effect_ns, rows.start, before, answer.table.table[rows].copy())
             )
@@ -211,7 +202,7 @@ class FlashGuard:
             self._now_ns() - begun,
             done.result,
             done.code,
-            done.reason,
+            done.reason or ("nothing to change" if unchanged else ""),
             effect_ns=done.effect_ns,
             clipped=answer.clipped,
         )
@@ -248,9 +239,9 @@ class FlashGuard:
 
     # What happens by itself
 
-    def heartbeat(self) -> None:
-        """The agent is alive."""
-        self._watch.heartbeat(self._now_ns())
+    def heartbeat(self, at_ns: int | None = None) -> None:
+        """The agent was alive when it was heard, at ``at_ns`` of the guard's clock; None: now."""
+        self._watch.heartbeat(self._now_ns() if at_ns is None else at_ns)
 
     def observe(self, state: VehicleState) -> None:
         """Judge one sample of the vehicle, 20 times a second."""
@@ -417,10 +408,12 @@ class FlashGuard:
             if before == "ARMED" or (event == "lock" and before != "LOCKED"):
                 self.cause = cause  # the first one wins
             self._commands.abort()
+            self._falling += 1
             needed = later or before == "ARMED" or not known
             self._confirmed = self._confirmed and not needed
         problem = self._commands.revert() if needed else None
         with self._mutex:
+            self._falling -= 1
             self._to_reference()
             if needed:
                 self._confirmed = problem is None

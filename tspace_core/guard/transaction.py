@@ -82,7 +82,7 @@ def flash(
     limit_s: float,
     mark: int,
 ) -> Flashed:
-    """Bring ``table`` into effect.
+    """Bring ``table`` into effect; one that is the live map is only looked for in the VCU.
 
     Args:
         commands: the VCU.
@@ -99,7 +99,10 @@ def flash(
     attempt = _Attempt(commands, session, table, record, now_ns)
     try:
         with commands.transaction(mark, limit_s):
-            attempt.run()
+            if table == session.live:
+                attempt.look()
+            else:
+                attempt.run()
     except Exception as error:
         session.open = False
         return attempt.settle(error)
@@ -147,6 +150,11 @@ class _Attempt:
             message = f"page {found} is in effect after the switch to page {self.target}"
             raise NotWrittenError(message)
         commands.check()
+
+    def look(self) -> None:
+        """What should be in effect is."""
+        check_in(self.commands, self.session)
+        self.effect_ns = self.now_ns()
 
     def settle(self, error: Exception) -> Flashed:
         """Find out, or bring about, what is in effect after ``error``."""
