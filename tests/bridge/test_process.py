@@ -108,7 +108,12 @@ def drive(scene: tuple[Stage, Process]) -> Iterator[Drive]:
 def test_a_flash_is_what_the_twin_really_uses_until_sigterm(drive: Drive) -> None:
     since = len(drive.twin.lines)
     agent, answer = drive.flashed()
-    change = next(event for event in events(drive.twin, "page", since) if event["page"] != 0)
+
+    def flashed_pages() -> list[dict[str, object]]:
+        return [event for event in events(drive.twin, "page", since) if event["page"] != 0]
+
+    until(lambda: bool(flashed_pages()), "the twin to tell of its page")
+    change = flashed_pages()[0]
     applied = wait_event(drive.twin, "map", since, page=change["page"])
     in_effect = rows_from_hex("".join(applied["rows"]), 17)
     np.testing.assert_array_equal(in_effect[FIRST_ROW : FIRST_ROW + 4], rows_from_hex(answer.rows, 17))
