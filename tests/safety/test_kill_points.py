@@ -4,12 +4,14 @@ A failure names its run: ``run_kill(Setup(...), Kill(...))`` of `tests.safety.ki
 """
 
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.safety.bench import Bench, learned
 from tests.safety.killing import Setup, kills, run_kill
 from tests.safety.wire import Frame
+from tspace_core.guard.audit import AuditLog, head_path, verify
 from tspace_core.link.xcp_packets import Command, ErrorCode
 
 SETUPS = [
@@ -81,3 +83,12 @@ def test_a_vcu_that_refuses_its_reference_page_is_left_in_silence() -> None:
         assert bench.state == "LOCKED"
         bench.drive(3.0)
         assert bench.wire.vcu.page == bench.wire.vcu.reference_page
+
+
+def test_a_process_killed_after_its_very_first_line_of_the_audit_log(tmp_path: Path) -> None:
+    """The file beside the log that names its newest line is not there yet; the next start makes it."""
+    with AuditLog(tmp_path / "audit.jsonl", lambda: 0) as log:
+        log.append("arm_refused")
+    head_path(log.path).unlink()
+    AuditLog(log.path, lambda: 0).close()
+    assert verify(log.path).problems == ()

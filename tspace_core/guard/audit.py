@@ -198,6 +198,8 @@ class AuditLog:
                 "cut off; run `tspace audit` and move it away"
             )
             raise AuditError(message)
+        if known is None and self._seq == 1:
+            self._write_head()  # the first process was killed between its first line and the first head
         if torn:
             aside = self.path.with_name(f"{self.path.name}.torn-{self._seq}")
             try:
