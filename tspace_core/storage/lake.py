@@ -91,7 +91,10 @@ class Lake:
         """
         log = self.log_of(key)
         if not log.path.is_file():
-            message = f"no raw log {key!r}: {log.path} does not exist; store it first (tspace ingest)"
+            what = "store it first (tspace ingest)"
+            if self.training_log(log).is_file():
+                what = "it was recorded online and never had one; there are only its episodes"
+            message = f"no raw log {key!r}: {log.path} does not exist; {what}"
             raise StorageError(message)
         return log
 

@@ -12,6 +12,7 @@ written is removed again and readers never see any of it.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -135,7 +136,9 @@ def store_online_episode(
 
 
 def read_online_summary(lake: Lake, key: str) -> EpisodesSummary:
-    """What was stored of an online episode, as ``store_online_episode`` returned it.
+    """What is visible of a stored online episode.
+
+    As ``store_online_episode`` returned it, less what was put into the quarantine since.
 
     Raises:
         StorageError: there is no such episode, or its manifest is damaged.
@@ -144,7 +147,13 @@ def read_online_summary(lake: Lake, key: str) -> EpisodesSummary:
     if not manifest.is_file():
         message = f"no online episode {key}: {manifest} does not exist"
         raise StorageError(message)
-    return EpisodesSummary(**from_metadata(read_json(manifest)["summary"], lake.root))
+    content = read_json(manifest)
+    try:
+        found = EpisodesSummary(**from_metadata(content["summary"], lake.root))
+        return found.model_copy(update=_figures(manifest.parent, content["episodes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{manifest} is damaged ({type(error).__name__}: {error}): move it away"
+        raise StorageError(message) from error
 
 
 def is_online(log: RawLog) -> bool:
@@ -186,22 +195,10 @@ def _found(lake: Lake, manifest: Path, key: str, mark: str) -> EpisodesSummary:
 def _summary(
     key: str, mark: str, folder: Path, entries: list[dict[str, Any]], counts: OnlineCounts
 ) -> EpisodesSummary:
-    records = sum(entry["records"] for entry in entries)
-    ended: dict[str, int] = {}
-    for entry in entries:
-        ended[entry["meta"]["end_reason"]] = ended.get(entry["meta"]["end_reason"], 0) + 1
     return EpisodesSummary(
         key=key,
         fingerprint=mark,
-        paths=[folder / entry["file"] for entry in entries],
-        episodes=len(entries),
-        records=records,
-        energy_wh=sum(entry["meta"]["energy_wh"] for entry in entries),
-        distance_m=sum(entry["meta"]["distance_m"] for entry in entries),
-        duration_s=sum(entry["meta"]["duration_s"] for entry in entries),
-        reward_min=min((entry["reward_min"] for entry in entries), default=None),
-        reward_max=max((entry["reward_max"] for entry in entries), default=None),
-        reward_mean=sum(entry["reward_sum"] for entry in entries) / records if records else None,
+        **_figures(folder, entries),
         rows=counts.rows,
         unusable_rows=dict(counts.unusable_rows),
         short_runs=counts.short_runs,
@@ -209,6 +206,23 @@ def _summary(
         left_rows=0,
         lost_records=dict(counts.lost_records),
         clipped_records=counts.clipped_records,
-        ended=ended,
         action_source="agent",
     )
+
+
+def _figures(folder: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The part of a summary that follows from the pieces."""
+    records = sum(entry["records"] for entry in entries)
+    metas = [entry["meta"] for entry in entries]
+    return {
+        "paths": [folder / entry["file"] for entry in entries],
+        "episodes": len(entries),
+        "records": records,
+        "energy_wh": sum(meta["energy_wh"] for meta in metas),
+        "distance_m": sum(meta["distance_m"] for meta in metas),
+        "duration_s": sum(meta["duration_s"] for meta in metas),
+        "reward_min": min((entry["reward_min"] for entry in entries), default=None),
+        "reward_max": max((entry["reward_max"] for entry in entries), default=None),
+        "reward_mean": sum(entry["reward_sum"] for entry in entries) / records if records else None,
+        "ended": dict(Counter(meta["end_reason"] for meta in metas)),
+    }

@@ -18,12 +18,20 @@ from tspace_pipelines.resources import LakeResource
     automation_condition=dg.AutomationCondition.eager(),
 )
 def episodes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
-    """Runs of records (time, state, action, reward, next state) cut from the signals of a log."""
+    """Runs of records (time, state, action, reward, next state) cut from the signals of a log.
+
+    An online episode has a partition and no log: what is stored of it is reported again.
+    """
     from tspace_core.storage.episodes_stage import store_episodes
+    from tspace_core.storage.online_episodes import is_online
     from tspace_pipelines.episode_figures import episode_strips
+    from tspace_pipelines.online_report import materialize_online
 
     found = lake.open()
     with clear_failure():
+        log = found.log_of(context.partition_key)
+        if is_online(log):
+            return materialize_online(found, log, load_vehicle(log.vehicle_id))
         log = found.raw_log(context.partition_key)
         vehicle = load_vehicle(log.vehicle_id)
         summary = store_episodes(found, log, vehicle)
