@@ -232,3 +232,17 @@ def test_a_process_whose_task_never_ends_still_ends_and_names_it() -> None:
     )
     assert done.stdout.strip() == "['deaf']"
     assert "deaf" in done.stderr
+
+
+def test_what_crashes_while_stopping_is_kept_beside_the_first_cause() -> None:
+    with Supervisor("run") as supervisor:
+
+        def late() -> None:
+            supervisor.stopping.wait(10.0)
+            message = "the disk is full"
+            raise OSError(message)
+
+        supervisor.start("keeper", late)
+        supervisor.stop("HMI: exit")
+    assert (supervisor.cause, supervisor.error) == ("HMI: exit", None)
+    assert str(supervisor.errors["keeper"]) == "the disk is full"

@@ -11,6 +11,7 @@ crashes: then in the same way, with the first cause.
 """
 
 import fcntl
+import gc
 import logging
 import os
 import uuid
@@ -37,9 +38,9 @@ from tspace_core.online.cruncher import Car, Cruncher, CruncherSetup
 from tspace_core.online.driver_agent import DriverAgent, first_agent
 from tspace_core.online.heartbeat import beat_until_stopped
 from tspace_core.online.keeper import Keeper, KeeperSetup, Learner
-from tspace_core.online.learner import LearnerFailed, LearnerProcess
+from tspace_core.online.learner import LearnerProcess
 from tspace_core.online.learner_protocol import LearnerSpec
-from tspace_core.online.results import EpisodeResult, RunSummary
+from tspace_core.online.results import EpisodeResult, RunSummary, unhindered
 from tspace_core.online.run_state import RunState, RunStateFile
 from tspace_core.storage.champion import Champion
 from tspace_core.storage.lake import Lake
@@ -64,7 +65,7 @@ class AvatarOptions:
         infer: the released policy without noise; nothing is learned.
         observe: nothing is proposed; records with zero actions.
         episodes: end after so many stored ones; None: until exit.
-        begin: begin the first episode at once: the HMI has asked for it already.
+        begin: begin the first episode at once: the HMI has asked for it already. See ``first``, too.
         run_id: as whoever starts the run calls it; empty: one is made up.
         hmi: source of the person's requests, udp or dummy; None: the settings'.
         by: who asks for flashes, for the audit log.
@@ -123,7 +124,8 @@ class Avatar:
         lake: where episodes, checkpoints and, below ``online/<vehicle id>``, the run's state lie.
         options: how.
         on_episode: called with every stored episode, off the control path.
-        tell: called with lines for people.
+        tell: called with lines for people; what it raises is logged, no drive ends by it.
+        first: asked once the vehicle is connected: what to do first, and why; default: ``options.begin``.
         car: makes the vehicle interface; default: KvaserCAN.
         learner: makes the learner; default: a process of its own.
         tracker: default: MLflow where ``options.track``.
@@ -142,6 +144,7 @@ class Avatar:
         *,
         on_episode: Callable[[EpisodeResult], object] = lambda result: None,
         tell: Callable[[str], object] = lambda line: None,
+        first: Callable[[], tuple[Event, str] | None] | None = None,
         car: CarFactory | None = None,
         learner: LearnerFactory | None = None,
         tracker: RunTracker | None = None,
@@ -153,7 +156,8 @@ class Avatar:
         self.options = replace(options, run_id=options.run_id or uuid.uuid4().hex[:12])
         self.folder = lake.root / "online" / vehicle.id
         self._on_episode = on_episode
-        self._tell = tell
+        self._tell = unhindered(tell)
+        self._first = first or self._begins
         self._car = car or kvaser_car
         self._learner = learner or LearnerProcess
         self._tracker = tracker
@@ -182,17 +186,19 @@ class Avatar:
         choice, hyper = self._choose()
         state = self._begun(states, state, choice)
         self.summary.generation = state.generation
-        tracker = self._tracking()
+        tracker: RunTracker = NullTracker()
         status: Status = "FAILED"
         learner: Learner | None = None
         keeper: Keeper | None = None
         tracked: str | None = None
         supervisor = Supervisor(f"avatar {vehicle.id}")
         try:
-            tracked = tracker.start(hyper.model_dump(mode="json"), self._tags(state, choice))
             if options.mode == "train":
-                learner = self._start_learner(hyper, choice.run, choice)
+                learner = self._start_learner(hyper, choice)
+            tracker = self._tracking()  # while the learner's process comes up: both take seconds
+            tracked = tracker.start(hyper.model_dump(mode="json"), self._tags(state, choice))
             agent = self._agent(choice, hyper)
+            learner = learner and self._ready(learner)
             setup = KeeperSetup(
                 vehicle=vehicle,
                 lake=self.lake,
@@ -264,6 +270,8 @@ class Avatar:
                 self._wind_up(supervisor, cruncher)
 
     def _ignite(self, car: IgnitableCar, supervisor: Supervisor) -> None:
+        # What is loaded by now stays: a full collection of it would stop every thread for some 300 ms.
+        gc.freeze()
         try:
             car.ignite(supervisor)
         except BaseException:
@@ -271,8 +279,12 @@ class Avatar:
             raise
         self.began = True
         self._tell(f"{self.vehicle.id}: {self.options.mode}, waiting for begin")
-        if self.options.begin:
-            car.control.post(Event.BEGIN, "HMI: begin, heard before the run")
+        first = self._first()
+        if first is not None:
+            car.control.post(*first)
+
+    def _begins(self) -> tuple[Event, str] | None:
+        return (Event.BEGIN, "HMI: begin, heard before the run") if self.options.begin else None
 
     def _wind_up(self, supervisor: Supervisor, cruncher: Cruncher) -> None:
         """Wait until what the tasks have is stored, and note why the run ended."""
@@ -284,6 +296,11 @@ class Avatar:
         self.summary.failed = supervisor.error is not None or (
             cruncher.ended is not None and cruncher.ended.failed
         )
+        # What was driven last is stored while the run ends already: what is lost then is no good end.
+        lost = supervisor.errors.get("keeper")
+        if lost is not None and lost is not supervisor.error:
+            self.summary.failed = True
+            self.summary.cause += f"; then keeper: {describe(lost)}"
 
     def _choose(self) -> tuple[Choice, DDPGHyperparameters]:
         hyper = self._hyper or load_hyperparameters()
@@ -312,31 +329,30 @@ class Avatar:
             self.vehicle, hyper, checkpoint=choice.checkpoint, replay=replay, infer=self.options.infer
         )
 
-    def _start_learner(self, hyper: DDPGHyperparameters, run: str, choice: Choice) -> Learner:
+    def _start_learner(self, hyper: DDPGHyperparameters, choice: Choice) -> Learner:
         spec = LearnerSpec.of(
             self.vehicle,
             hyper,
             lake=self.lake.root,
             folder=self.folder / "learner",
-            run=run,
+            run=choice.run,
             start_from=choice.start_from,
         )
         learner = self._learner(spec)
         learner.start()
+        return learner
+
+    def _ready(self, learner: Learner) -> Learner:
         if isinstance(learner, LearnerProcess):
-            ready = learner.wait_ready()
-            if isinstance(ready, LearnerFailed):
-                learner.stop()
-                message = f"the learner of {self.vehicle.id} cannot begin: {ready.cause}"
-                raise OnlineError(message)
-            for note in ready.notes:
+            for note in learner.require_ready().notes:
                 self._tell(f"learner: {note}")
         return learner
 
     def _exchanged(self, hyper: DDPGHyperparameters, released: Champion | None) -> Learner:
         run = learner_run(self.vehicle, hyper, released)
         start_from = released.checkpoint if released is not None else None
-        return self._start_learner(hyper, run, Choice(start_from, released, run, start_from))
+        choice = Choice(start_from, released, run, start_from)
+        return self._ready(self._start_learner(hyper, choice))
 
     def _tracking(self) -> RunTracker:
         if self._tracker is not None:

@@ -1,7 +1,9 @@
 """What a run and its episodes come to, for people, the tracker, and whoever started the run."""
 
+import logging
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,8 @@ from tspace_core.online.learner_protocol import EpisodeLearned
 from tspace_core.online.recording import Record
 from tspace_core.storage.online_episodes import OnlineCounts
 from tspace_core.storage.summaries import EpisodesSummary
+
+_log = logging.getLogger(__name__)
 
 SHARE = 0.05
 """Share of the newest return in the running reward, as in ``agents.returns``."""
@@ -131,6 +135,18 @@ class RunSummary:
             f"{self.energy_wh:.1f} Wh, {self.distance_m / 1000:.2f} km, reward {self.total_reward:.2f}"
             f"{timing}"
         )
+
+
+def unhindered(tell: Callable[[str], object]) -> Callable[[str], None]:
+    """Tells lines to people; what that raises is logged, no drive ends by it."""
+
+    def told(line: str) -> None:
+        try:
+            tell(line)
+        except Exception:
+            _log.exception("nobody could be told: %s", line)
+
+    return told
 
 
 def counts_of(episode: FinishedEpisode, window: int) -> OnlineCounts:

@@ -29,6 +29,7 @@ class Supervisor:
         stopping: set once, when stopping begins.
         cause: why it stopped; the first cause is kept.
         error: what a task crashed with, if that was the first cause.
+        errors: what each task crashed with, by its name, also those that did while stopping.
         unfinished: names of tasks that had not ended at the last ``join``.
     """
 
@@ -37,6 +38,7 @@ class Supervisor:
         self.stopping = threading.Event()
         self.cause: str | None = None
         self.error: BaseException | None = None
+        self.errors: dict[str, BaseException] = {}
         self.unfinished: list[str] = []
         self._lock = threading.Lock()
         self._tasks: dict[str, threading.Thread] = {}
@@ -137,6 +139,7 @@ class Supervisor:
         try:
             target()
         except BaseException as error:
+            self.errors[name] = error
             if self.stopping.is_set():
                 _log.warning("%s: task %s ended while stopping: %s", self.name, name, describe(error))
             else:
