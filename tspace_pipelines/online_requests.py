@@ -8,8 +8,12 @@ nothing is lost whenever this process, the run or the whole machine stops:
 - a run that goes on: its heartbeat is looked at; a run without one is reported as failed, since nobody else
   notices a worker that died with its machine;
 - a run that failed: another attempt, at most ``ATTEMPTS`` in all;
-- a run that a person cancelled: the vehicle is on hold, the request is over and only a new one starts;
+- a run that a person cancelled: the vehicle is on hold, all requests until then are over and only a new one
+  starts;
 - a run that ended well: the request is done.
+
+While a run starts, the HMI may say more: it may take its `begin` back, or say it again. So the run looks into
+the spool once it is connected, when the bridge writes no more (``first_event``).
 """
 
 from collections.abc import Iterator
@@ -21,6 +25,7 @@ from dagster import DagsterRunStatus as Status
 
 from tspace_core.link.requests import Request, Spool
 from tspace_core.online.heartbeat import Heartbeat, read_heartbeat
+from tspace_core.vehicle.states import Event
 
 VEHICLE_TAG = "tspace/online_vehicle"
 REQUEST_TAG = "tspace/request"
@@ -30,6 +35,8 @@ SILENT_S = 15.0
 """A run whose heartbeat is older has died: it beats every second."""
 STARTING_S = 300.0
 """A run may take this long until its first heartbeat."""
+FRESH_S = 300.0
+"""A `begin` is followed for so long; who said it is hardly at the HMI any more after that."""
 ACTIVE = (Status.NOT_STARTED, Status.QUEUED, Status.STARTING, Status.STARTED, Status.CANCELING)
 
 
@@ -62,23 +69,58 @@ def decide(instance: dg.DagsterInstance, spool: Spool, now: datetime) -> Decisio
         if record.dagster_run.status in ACTIVE
     ]
     waiting = list(_unsettled(instance, spool, pending, decision))
-    if active or not waiting:
-        return decision
-    request, attempt = waiting[0]
-    for other, _ in waiting[1:]:
-        spool.finish(other, f"joined the run of {request.id}")
-    decision.requests.append(_run_request(request, attempt))
+    if not active and waiting:
+        # The run takes the others along when it is up; should it never be, they are not lost.
+        decision.requests.append(_run_request(*waiting[0]))
     return decision
+
+
+def first_event(
+    spool: Spool, request_id: str | None, run_id: str, now: datetime, *, begin: bool
+) -> tuple[Event, str] | None:
+    """What a run does first, once it is connected: begin, end again, or (None) wait for the HMI.
+
+    Requests that came while it started are settled: it is the run that they ask for.
+
+    Args:
+        spool: of the run's vehicle.
+        request_id: of the request that the run was started by; None: a person started it by hand.
+        run_id: of the run.
+        now: the time, with a zone.
+        begin: whether the run's own request is a `begin` that no run has followed yet.
+    """
+    own: Request | None = None
+    begins: list[Request] = []
+    joined = 0
+    for request in spool.pending():
+        if request.id == request_id:
+            own = request
+            begins += [request] if begin else []
+            continue
+        spool.finish(request, f"joined run {run_id}")
+        joined += 1
+        begins += [request] if request.event == "begin" else []
+    if any((now - request.at).total_seconds() <= FRESH_S for request in begins):
+        return Event.BEGIN, "HMI: begin, heard before the run"
+    if request_id is None:
+        return (Event.BEGIN, "begin, as the run was told") if begin else None
+    if own is None and not joined:
+        return Event.EXIT, "the request was withdrawn before the run was up"
+    return None
 
 
 def _unsettled(
     instance: dg.DagsterInstance, spool: Spool, pending: list[Request], decision: Decision
 ) -> Iterator[tuple[Request, int]]:
     """Requests that still want a run, with the number of the next attempt; the others are finished."""
+    held = _held_until(instance, spool.vehicle_id)
     for request in pending:
         records = _runs(instance, {REQUEST_TAG: request.id})
         if not records:
-            yield request, 1
+            if held is not None and request.at < held:
+                spool.finish(request, "on hold: a person cancelled the run that it came in; ask again")
+            else:
+                yield request, 1
             continue
         last = records[0].dagster_run
         if last.status in ACTIVE:
@@ -93,6 +135,14 @@ def _unsettled(
             decision.notes.append(f"{spool.vehicle_id}: request {request.id} given up, see run {last.run_id}")
         else:
             yield request, len(records) + 1
+
+
+def _held_until(instance: dg.DagsterInstance, vehicle_id: str) -> datetime | None:
+    """When the vehicle's newest run ended, if a person cancelled it."""
+    for record in _runs(instance, {VEHICLE_TAG: vehicle_id})[:1]:
+        if record.dagster_run.status is Status.CANCELED and record.end_time:
+            return datetime.fromtimestamp(record.end_time, UTC)
+    return None
 
 
 def _run_request(request: Request, attempt: int) -> dg.RunRequest:

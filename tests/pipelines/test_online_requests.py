@@ -13,11 +13,23 @@ from tests.pipelines.conftest import VEHICLE
 from tspace_core.config import settings
 from tspace_core.link.requests import Request, RequestOptions, Spool
 from tspace_core.online.heartbeat import beat
+from tspace_core.vehicle.states import Event
 from tspace_pipelines.definitions import build
 from tspace_pipelines.defs.online.jobs import online_episodes
 from tspace_pipelines.defs.online.resources import OnlineResource
 from tspace_pipelines.defs.online.sensors import online_sensor
-from tspace_pipelines.online_requests import ATTEMPTS, SILENT_S, STARTING_S, VEHICLE_TAG, decide
+from tspace_pipelines.online_requests import (
+    ATTEMPTS,
+    FRESH_S,
+    REQUEST_TAG,
+    SILENT_S,
+    STARTING_S,
+    VEHICLE_TAG,
+    decide,
+    first_event,
+)
+
+BEGIN = (Event.BEGIN, "HMI: begin, heard before the run")
 
 
 class Desk:
@@ -45,6 +57,11 @@ class Desk:
     def end(self, run: dg.DagsterRun, how: str) -> None:
         report = getattr(self.instance, f"report_run_{how}")
         report(run)
+
+    def up(self, request: dg.RunRequest, run_id: str = "run") -> tuple[Event, str] | None:
+        """The run of a request is connected: what it does first."""
+        asked_begin = bool(config(request)["begin"])
+        return first_event(self.spool, request.tags[REQUEST_TAG], run_id, self.now, begin=asked_begin)
 
     def outcome(self) -> str | None:
         return self.spool.done()[-1].outcome
@@ -93,9 +110,83 @@ def test_requests_that_came_together_share_a_run(desk: Desk) -> None:
     first, second = desk.ask(), desk.ask()
     (request,) = desk.tick()
     assert first.id in str(request.run_key)
+    assert desk.up(request, "the run") == BEGIN
     assert desk.spool.pending() == [first]
-    assert desk.outcome() == f"joined the run of {first.id}"
-    assert second.id == desk.spool.done()[-1].id
+    assert (desk.spool.done()[-1].id, desk.outcome()) == (second.id, "joined run the run")
+    desk.launch(request, Status.SUCCESS)
+    assert desk.tick() == []
+    assert desk.spool.pending() == []
+
+
+def test_a_begin_beside_the_request_of_a_person_is_not_lost(desk: Desk) -> None:
+    desk.ask("start")
+    desk.ask("begin")
+    (request,) = desk.tick()
+    assert config(request)["begin"] is False
+    assert desk.up(request) == BEGIN
+
+
+def test_a_begin_said_again_while_the_run_starts_does_not_start_another_run_after_it(desk: Desk) -> None:
+    desk.ask()
+    (request,) = desk.tick()
+    run = desk.launch(request)
+    desk.ask()
+    assert desk.tick() == []
+    assert desk.up(request, run.run_id) == BEGIN
+    desk.end(run, "canceled")
+    assert desk.tick() == []
+    assert desk.spool.pending() == []
+
+
+def test_a_begin_that_is_taken_back_while_the_run_starts_flashes_nothing(desk: Desk) -> None:
+    desk.ask()
+    (request,) = desk.tick()
+    desk.launch(request)
+    desk.spool.withdraw("the HMI said exit before a run began")
+    assert desk.up(request) == (Event.EXIT, "the request was withdrawn before the run was up")
+
+
+def test_taken_back_and_said_again_is_a_begin(desk: Desk) -> None:
+    desk.ask()
+    (request,) = desk.tick()
+    desk.spool.withdraw("the HMI said end_valid before a run began")
+    desk.ask()
+    assert desk.up(request) == BEGIN
+    assert desk.spool.pending() == []
+
+
+def test_a_begin_of_long_ago_waits_for_the_hmi(desk: Desk) -> None:
+    """Dagster was down meanwhile: nobody may stand at the vehicle any more."""
+    desk.ask()
+    (request,) = desk.tick()
+    desk.now += timedelta(seconds=FRESH_S + 1)
+    assert desk.up(request) is None
+
+
+def test_a_later_attempt_waits_for_the_hmi_or_follows_a_new_begin(desk: Desk) -> None:
+    desk.ask()
+    desk.end(desk.launch(desk.tick()[0]), "failed")
+    (request,) = desk.tick()
+    assert desk.up(request) is None
+    desk.ask()
+    assert desk.up(request) == BEGIN
+
+
+def test_a_run_that_a_person_starts_by_hand_does_as_it_is_told(desk: Desk) -> None:
+    for begin, first in ((True, (Event.BEGIN, "begin, as the run was told")), (False, None)):
+        assert first_event(desk.spool, None, "by hand", desk.now, begin=begin) == first
+
+
+def test_requests_until_a_person_cancelled_are_on_hold_with_the_run(desk: Desk) -> None:
+    desk.ask()
+    run = desk.launch(desk.tick()[0])
+    desk.ask("start")
+    desk.end(run, "canceled")
+    assert desk.tick() == []
+    assert desk.spool.pending() == []
+    assert "a person cancelled the run" in str(desk.outcome())
+    desk.ask()
+    assert len(desk.tick()) == 1
 
 
 def test_a_run_that_ended_well_settles_its_request(desk: Desk) -> None:
