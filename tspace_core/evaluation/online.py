@@ -31,6 +31,7 @@ class EpisodeSection:
         clipped: cells that the guard changed, by rule.
         refusals: why decisions were not applied, with counts.
         pictures: its course, and the map at its end.
+        notes: what could not be shown.
     """
 
     key: str
@@ -42,6 +43,7 @@ class EpisodeSection:
     clipped: dict[str, int]
     refusals: dict[str, int]
     pictures: tuple[Picture, ...]
+    notes: tuple[str, ...] = ()
 
 
 def write_online_report(
@@ -78,13 +80,18 @@ def _section(lake: Lake, vehicle: Vehicle, key: str) -> EpisodeSection:
     clipped: Counter[str] = Counter()
     for step in steps:
         clipped.update(step["clipped"])
-    pictures = []
+    pictures, notes = [], []
     if pieces:
         pictures.append(episode_course(key, _course(pieces, steps)))
-    live = lake.last_live_map(log)
-    if live.is_file():
-        default = vehicle.default_map()
-        change = TorqueMap.from_csv(live).table.astype(np.float64) - default.table
+    default, path = vehicle.default_map(), lake.last_live_map(log)
+    live = TorqueMap.from_csv(path) if path.is_file() else None
+    if live is not None and live.table.shape != default.table.shape:
+        notes.append(
+            f"Its map is not shown: {live.table.shape[0]} x {live.table.shape[1]} cells on another axis than "
+            f"the {default.table.shape[0]} x {default.table.shape[1]} that the vehicle has now."
+        )
+    elif live is not None:
+        change = live.table.astype(np.float64) - default.table
         caption = (
             "The default torque map (left) and what the live map differed from it at the end (right), in Nm."
         )
@@ -99,6 +106,7 @@ def _section(lake: Lake, vehicle: Vehicle, key: str) -> EpisodeSection:
         clipped=dict(clipped),
         refusals=dict(Counter(step["reason"] for step in steps if step["flash"] not in ("APPLIED", "HELD"))),
         pictures=tuple(pictures),
+        notes=tuple(notes),
     )
 
 
