@@ -145,9 +145,8 @@ def back_to_work(bench: Bench, outcome: FlashOutcome) -> None:
     guard, wire = bench.guard, bench.wire
     wire.tamper, wire.tampers = nothing, {}
     bench.bridge.transport.fail = lambda: None
-    bench.drive(
-        3.2 if outcome.duration_s > 0.3 else 1.1
-    )  # windows without samples may come to three in a row
+    # A slow flash spoils two windows, as the guard hears no sample meanwhile; a third one would end the run.
+    bench.drive(5.0 if outcome.duration_s > 0.3 else 1.1)
     if bench.state == "LOCKED":
         bench.drive(2.0)
         assert wire.vcu.page == wire.vcu.reference_page
