@@ -11,9 +11,10 @@ from tspace_core.errors import AuditError, LinkError, TokenError
 from tspace_core.guard.arming import Arming
 from tspace_core.guard.audit import AuditLog
 from tspace_core.guard.commands import AbortedError, Commands, OverrunError
-from tspace_core.guard.envelope import RATE_WINDOW_S, Envelope
+from tspace_core.guard.envelope import Envelope
 from tspace_core.guard.journal import Journal, rows_hex, rows_sha256
-from tspace_core.guard.rules import guard, guard_resume, wrong_state
+from tspace_core.guard.recent import RecentFlashes
+from tspace_core.guard.rules import guard, guard_resume
 from tspace_core.guard.state import (
     Accepted,
     AppliedRows,
@@ -26,19 +27,10 @@ from tspace_core.guard.state import (
     outcome,
 )
 from tspace_core.guard.states import TABLE, GuardEvent
-from tspace_core.guard.supervision import Supervision
+from tspace_core.guard.supervision import KEEP_ALIVE_S, LOST_AFTER, QUIET_S, RETRY_S, Supervision
 from tspace_core.guard.target import FlashTarget
 from tspace_core.guard.token import CampaignLedger
 from tspace_core.guard.transaction import Flashed, MismatchError, Session, flash, given_up
-
-KEEP_ALIVE_S = 0.5
-"""A quarter of the silence after which the VCU falls back by itself."""
-LOST_AFTER = 3
-"""Questions in a row that the VCU did not answer until its session counts as lost."""
-RETRY_S = 0.5
-"""Until the first try to put an unconfirmed reference page into effect."""
-QUIET_S = 2.5
-"""Between further tries: each keeps the VCU's session alive, which left in silence falls back by itself."""
 
 
 class FlashGuard:
@@ -88,7 +80,7 @@ class FlashGuard:
         )
         self._watch = Supervision(vehicle)
         self._session: Session | None = None
-        self._recent: deque[AppliedRows] = deque(maxlen=64)
+        self._recent = RecentFlashes()
         self._mutex = threading.RLock()  # state, live map and abort change together
         self._flying = False
         self._falling = 0  # ways back to the reference page that are not over
@@ -131,7 +123,7 @@ class FlashGuard:
         if refused:
             return self._not_armed(by, f"{refused} (state {self.state}: {self.cause})")
         now = self._now_ns()
-        problem = self._dead_signals(now)
+        problem = self._watch.dead(now, self.envelope)
         if problem is not None:
             return self._not_armed(by, problem)
         if self.state == "ARMED":
@@ -192,9 +184,7 @@ class FlashGuard:
         finally:
             self._flying = False
         if done.result == "APPLIED" and done.effect_ns is not None and not unchanged:
-            self._recent.append(
-                AppliedRows(done.effect_ns, rows.start, before, answer.table.table[rows].copy())
-            )
+            self._recent.add(AppliedRows(done.effect_ns, rows.start, before, answer.table.table[rows].copy()))
             self._arming.flashed()
         return outcome(
             self.live,
@@ -303,21 +293,9 @@ class FlashGuard:
             self.reference,
             self._watch.latest,
             self.envelope,
-            self._newer(now),
+            self._recent.newer(now),
             now,
         )
-
-    def _newer(self, now: int) -> tuple[AppliedRows, ...]:
-        """Flashes that rates are measured over; the newest one always."""
-        while len(self._recent) > 1 and now - self._recent[0].at_ns >= RATE_WINDOW_S * 1e9:
-            self._recent.popleft()
-        return tuple(self._recent)
-
-    def _dead_signals(self, now: int) -> str | None:
-        if self._watch.latest is None:
-            return "there was no sample of the vehicle yet: is the bus alive?"
-        problem = wrong_state(self._watch.latest, self.envelope, now)
-        return None if problem is None else f"the vehicle's signals are not alive: {problem.reason}"
 
     def _resume(self, table: TorqueMap, mark: int) -> tuple[bool, str]:
         if table == self.reference:

@@ -1,7 +1,18 @@
 """What is watched between flashes: the agent's heartbeat, the vehicle's signals, the driver."""
 
 from tspace_core.config.vehicle import Vehicle
+from tspace_core.guard.envelope import Envelope
+from tspace_core.guard.rules import wrong_state
 from tspace_core.guard.state import VehicleState, implausible
+
+KEEP_ALIVE_S = 0.5
+"""A quarter of the silence after which the VCU falls back by itself."""
+LOST_AFTER = 3
+"""Questions in a row that the VCU did not answer until its session counts as lost."""
+RETRY_S = 0.5
+"""Until the first try to put an unconfirmed reference page into effect."""
+QUIET_S = 2.5
+"""Between further tries: each keeps the VCU's session alive, which left in silence falls back by itself."""
 
 
 class Supervision:
@@ -54,6 +65,13 @@ class Supervision:
         if state.valid and state.brake_percent > most:
             return f"driver override: brake at {state.brake_percent:g} %, beyond {most:g} %"
         return cause
+
+    def dead(self, now_ns: int, envelope: Envelope) -> str | None:
+        """Why the signals are not alive enough to arm on, or None."""
+        if self.latest is None:
+            return "there was no sample of the vehicle yet: is the bus alive?"
+        problem = wrong_state(self.latest, envelope, now_ns)
+        return None if problem is None else f"the vehicle's signals are not alive: {problem.reason}"
 
     def windows(self, now_ns: int) -> str | None:
         """Close the windows that are over; returns why the reference map must come back, or None."""
