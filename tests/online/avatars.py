@@ -27,9 +27,11 @@ class FakeLearner:
         self.calls: list[tuple[Any, ...]] = []
         self.batches: list[ReplayBatch] = []
         self.path: Path | None = None
+        self.stored_at_start: list[int] = []
 
     def start(self) -> None:
         self.calls.append(("start",))
+        self.stored_at_start.append(len(Lake(self.spec.lake).episode_manifests()))
 
     def add(self, records: ReplayBatch) -> bool:
         self.calls.append(("add", float(records.rewards[0])))

@@ -301,6 +301,7 @@ def test_a_learner_that_dies_is_started_again(tmp_path: Path) -> None:
     assert (summary.episodes, summary.failed) == (2, False)
     assert summary.notes == ["episode 1: the learner process ended with signal SIGKILL"]
     assert run.learner.calls.count(("start",)) == 2
+    assert run.learner.stored_at_start == [0, 1], "it begins anew with the episode that it died at"
     assert [result.learned is None for result in run.results] == [True, False]
     assert "SIGKILL" in json.loads(run.results[0].training_log.read_text())["learner"]
 

@@ -175,14 +175,24 @@ class Keeper:
                 self._exchange(item)
 
     def _take(self, episode: FinishedEpisode) -> None:
-        learned, note = self._learn(episode)
+        learned = self._learn(episode)
         # The number is used up first: after a crash in between a number is left out, never given twice.
         self._save(episode, {})
-        if not episode.valid:
+        if episode.valid:
+            self._close(episode, learned)
+        else:
             self.summary.discarded += 1
             self._setup.tell(f"episode {episode.number} thrown away: {episode.reason}")
-            return
-        result = self._store(episode, learned, note)
+        if isinstance(learned, LearnerFailed) and not learned.alive:
+            # Not before the episode is stored: what a learner begins with is read from the lake.
+            self._restart(learned)
+
+    def _close(self, episode: FinishedEpisode, learned: EpisodeLearned | LearnerFailed | None) -> None:
+        """Store, track and report a valid episode."""
+        if isinstance(learned, LearnerFailed):
+            result = self._store(episode, None, learned.cause)
+        else:
+            result = self._store(episode, learned, None)
         self._save(episode, {"running_reward": result.running_reward})
         self.summary.count(result)
         self._track(result)
@@ -191,16 +201,13 @@ class Keeper:
         if self._setup.wanted is not None and self.summary.episodes >= self._setup.wanted:
             self._setup.enough(f"{self.summary.episodes} episodes done")
 
-    def _learn(self, episode: FinishedEpisode) -> tuple[EpisodeLearned | None, str | None]:
+    def _learn(self, episode: FinishedEpisode) -> EpisodeLearned | LearnerFailed | None:
         if self.learner is None:
-            return None, None
+            return None
         found = self.learner.end_episode(episode.number, valid=episode.valid)
-        if isinstance(found, EpisodeLearned):
-            return found, None
-        self.summary.notes.append(f"episode {episode.number}: {found.cause}")
-        if not found.alive:
-            self._restart(found)
-        return None, found.cause
+        if isinstance(found, LearnerFailed):
+            self.summary.notes.append(f"episode {episode.number}: {found.cause}")
+        return found
 
     def _restart(self, failed: LearnerFailed) -> None:
         assert self.learner is not None
