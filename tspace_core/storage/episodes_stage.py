@@ -1,6 +1,7 @@
 """Stage signals -> episodes: windows, actions and rewards of one log."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def totals(folder: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
         "reward_min": min((entry["reward_min"] for entry in entries), default=None),
         "reward_max": max((entry["reward_max"] for entry in entries), default=None),
         "reward_mean": sum(entry["reward_sum"] for entry in entries) / records if records else None,
+        "ended": dict(Counter(entry["meta"]["end_reason"] for entry in entries)),
     }
 
 
@@ -128,7 +130,6 @@ def _summary(
         left_rows=report.left_rows,
         lost_records={reason: count for reason, count in report.lost_records.items() if count},
         clipped_records=report.clipped_records,
-        ended=dict(report.ended),
         action_source=vehicle.actions,
     )
 

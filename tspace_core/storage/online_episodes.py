@@ -12,7 +12,6 @@ written is removed again and readers never see any of it.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from tspace_core.config import TorqueMap, Vehicle
 from tspace_core.errors import StorageError
 from tspace_core.records.episode import Episode
 from tspace_core.storage import episodes_table
-from tspace_core.storage.episodes_stage import episode_entry
+from tspace_core.storage.episodes_stage import episode_entry, totals
 from tspace_core.storage.files import atomic_write, write_text
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
 from tspace_core.storage.lake import Lake, RawLog, read_json
@@ -150,7 +149,7 @@ def read_online_summary(lake: Lake, key: str) -> EpisodesSummary:
     content = read_json(manifest)
     try:
         found = EpisodesSummary(**from_metadata(content["summary"], lake.root))
-        return found.model_copy(update=_figures(manifest.parent, content["episodes"]))
+        return found.model_copy(update=totals(manifest.parent, content["episodes"]))
     except (KeyError, TypeError, ValueError) as error:
         message = f"{manifest} is damaged ({type(error).__name__}: {error}): move it away"
         raise StorageError(message) from error
@@ -198,7 +197,7 @@ def _summary(
     return EpisodesSummary(
         key=key,
         fingerprint=mark,
-        **_figures(folder, entries),
+        **totals(folder, entries),
         rows=counts.rows,
         unusable_rows=dict(counts.unusable_rows),
         short_runs=counts.short_runs,
@@ -208,21 +207,3 @@ def _summary(
         clipped_records=counts.clipped_records,
         action_source="agent",
     )
-
-
-def _figures(folder: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The part of a summary that follows from the pieces."""
-    records = sum(entry["records"] for entry in entries)
-    metas = [entry["meta"] for entry in entries]
-    return {
-        "paths": [folder / entry["file"] for entry in entries],
-        "episodes": len(entries),
-        "records": records,
-        "energy_wh": sum(meta["energy_wh"] for meta in metas),
-        "distance_m": sum(meta["distance_m"] for meta in metas),
-        "duration_s": sum(meta["duration_s"] for meta in metas),
-        "reward_min": min((entry["reward_min"] for entry in entries), default=None),
-        "reward_max": max((entry["reward_max"] for entry in entries), default=None),
-        "reward_mean": sum(entry["reward_sum"] for entry in entries) / records if records else None,
-        "ended": dict(Counter(meta["end_reason"] for meta in metas)),
-    }
