@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 _ALIGN = 16
 """Floats between the starts of two tensors are a multiple of this: 64 bytes, one cache line."""
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
 
 
 class FlatParameters:
@@ -53,22 +56,43 @@ class FlatParameters:
 
 
 class FlatAdam:
-    """Adam (Kingma and Ba 2015) on a flat network; torch's fused kernel corrects the bias in float64."""
+    """Adam (Kingma and Ba 2015) on a flat network; torch's fused kernel corrects the bias in float64.
+
+    The kernel is called as a function: torch's optimizer class loads torch's compiler, which takes more than
+    a second of every process that makes an agent.
+    """
 
     def __init__(self, parameters: FlatParameters, learning_rate: float) -> None:
         self._parameters = parameters
-        self._optimizer = torch.optim.Adam([parameters.values], lr=learning_rate, fused=True)
+        self._learning_rate = learning_rate
         values = parameters.values.data
         self._state = {
             "step": torch.zeros((), dtype=torch.float32),
             "exp_avg": torch.zeros_like(values),
             "exp_avg_sq": torch.zeros_like(values),
         }
-        self._optimizer.state[parameters.values] = self._state
 
+    @torch.no_grad()
     def step(self) -> None:
         """One update from the gradients that lie in the flat gradient."""
-        self._optimizer.step()
+        values, state = self._parameters.values, self._state
+        assert values.grad is not None
+        adam(
+            [values],
+            [values.grad],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            lr=self._learning_rate,
+            weight_decay=0.0,
+            eps=_EPSILON,
+            maximize=False,
+        )
 
     @property
     def steps(self) -> int:

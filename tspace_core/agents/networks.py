@@ -68,8 +68,11 @@ def _stack(inputs: int, sizes: Sequence[int], generator: torch.Generator) -> nn.
 
 
 def _linear(inputs: int, outputs: int, limit: float, generator: torch.Generator) -> nn.Linear:
-    # Made on the meta device, because the usual start would draw from torch's global generator.
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    # Made on the meta device, because the usual start would draw from torch's global generator. Not moved off
+    # it by ``to_empty``, which loads half a second of symbolic mathematics for it.
+    layer = nn.Linear(inputs, outputs, device="meta")
+    layer.weight = nn.Parameter(torch.empty(outputs, inputs))
+    layer.bias = nn.Parameter(torch.empty(outputs))
     for parameter in (layer.weight, layer.bias):
         nn.init.uniform_(parameter, -limit, limit, generator=generator)
     return layer
