@@ -168,9 +168,13 @@ class OurMaster:
     def _flash(self, table: NDArray[np.float32]) -> Call:
         commands = Commands(self._calibration, time.monotonic_ns)
         session = Session(self._identity, self._calibration.active_page(), self._default)
+        # Two working pages, each with two maps of its own that differ by what is to be written: the idle page
+        # holds the map of the last flash but one, and no flash asks for the map in effect.
         axes = self._default.pedal_axis, self._default.speed_axis_kmh
-        # Two working pages: the idle one holds the map of the last flash but one.
-        maps = [self._default, self._default, TorqueMap(*axes, table), TorqueMap(*axes, table)]
+        shift = np.zeros_like(table)
+        shift[-1] = 1.0
+        one, two = self._default.table, table
+        maps = [TorqueMap(*axes, cells) for cells in (one, one - shift, two, two - shift)]
 
         def call() -> None:
             wanted = maps.pop(0)

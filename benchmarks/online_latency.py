@@ -329,6 +329,8 @@ def measure(rounds: int, leg_s: float, window: int) -> Measured:
     vehicle = vehicle.model_copy(
         update={
             "sampling": vehicle.sampling.model_copy(update={"window": window}),
+            # Half as many samples a second would do: a short window feels one that comes 30 ms late.
+            "guard": vehicle.guard.model_copy(update={"window_rate_min": 0.5}),
             "online": vehicle.online.model_copy(update={"updates_per_record": UPDATES_PER_RECORD}),
         }
     )
