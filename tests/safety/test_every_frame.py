@@ -93,8 +93,8 @@ ONCE: dict[str, tuple[Plan, set[int]]] = {
     # fault: how, and the failure codes that it may have
     "lost": (at(lost), {2, 4}),
     "doubled": (at(doubled), {1, 2, 4}),
-    "late by one time-out": (at(late(0.15)), {4}),
-    "late by all time-outs": (at(late(0.5)), {4}),
+    "late by one time-out": (at(late(0.15)), {2, 4}),
+    "late by all time-outs": (at(late(0.5)), {2, 4}),
     "busy": (said(0xFE, ErrorCode.ERR_CMD_BUSY), {1, 4}),
     "syntax": (said(0xFE, ErrorCode.ERR_CMD_SYNTAX), {1, 4}),
     "out of range": (said(0xFE, ErrorCode.ERR_OUT_OF_RANGE), {1, 4}),
