@@ -146,7 +146,8 @@ def back_to_work(bench: Bench, outcome: FlashOutcome) -> None:
     wire.tamper, wire.tampers = nothing, {}
     bench.bridge.transport.fail = lambda: None
     # A slow flash spoils two windows, as the guard hears no sample meanwhile; a third one would end the run.
-    bench.drive(5.0 if outcome.duration_s > 0.3 else 1.1)
+    pause_s = 5.0 if outcome.duration_s > 0.3 else 1.1
+    bench.drive(pause_s)
     if bench.state == "LOCKED":
         bench.drive(2.0)
         assert wire.vcu.page == wire.vcu.reference_page
@@ -157,7 +158,7 @@ def back_to_work(bench: Bench, outcome: FlashOutcome) -> None:
     again = bench.flash()
     assert again.result == "APPLIED", again.reason
     is_known(bench, again, set())
-    bench.drive(1.1)
+    bench.drive(pause_s)
 
 
 def with_fault(vehicle: str, kind: str, frames: Iterable[int], *, fd: bool, block_mode: bool) -> None:
