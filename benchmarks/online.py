@@ -31,8 +31,10 @@ def measure(options: argparse.Namespace) -> list[Result]:
         import online_flash
         from online_flash import Effort
 
-        rounds, effort = (1, Effort(2, 2)) if quick else (3, Effort(4, 25))
-        found = online_flash.measure(rounds, effort)
+        if quick:
+            found = online_flash.measure(1, Effort(2, 2), [True])
+        else:
+            found = online_flash.measure(3, Effort(4, 25))
         lines += online_flash.results(found)
     if "latency" in options.only:
         import online_latency

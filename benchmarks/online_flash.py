@@ -23,7 +23,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -295,18 +295,19 @@ def _stage(way: str, vehicle: Vehicle, *, block_mode: bool) -> Iterator[Stage]:
         yield Stage(way, block_mode, config, wire, plain)
 
 
-def measure(rounds: int, effort: Effort) -> Found:
+def measure(rounds: int, effort: Effort, block_modes: Sequence[bool] = (True, False)) -> Found:
     """Time everything in turns.
 
     Args:
         rounds: each opens every bus anew.
         effort: calls of each kind in each round.
+        block_modes: with block mode, without.
     """
     vehicle = load_vehicle(VEHICLE)
     found: Found = {}
     for number in range(rounds):
         for way in WAYS:
-            for block in (True, False):
+            for block in block_modes:
                 print(f"flash: round {number + 1} of {rounds}, {way}, block mode {block}", file=sys.stderr)
                 with _stage(way, vehicle, block_mode=block) as stage:
                     _measure(stage, vehicle, effort, found)
