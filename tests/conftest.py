@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before anything imports torch: the tests' networks are so small that threads only wait for each other, on a
 # busy machine far longer than the work takes. The environment decides where it says something.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How fast examples are made says something about the machine only; nothing here is a timed test.
+settings.register_profile("tspace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tspace")
 
 PROJECT = Path(__file__).resolve().parents[1]
 

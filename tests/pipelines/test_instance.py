@@ -11,6 +11,7 @@ import yaml
 from tests.conftest import PROJECT
 from tests.pipelines.conftest import VEHICLE, put
 from tspace_core.storage.lake import Lake
+from tspace_pipelines.online_requests import VEHICLE_TAG
 
 KEY = f"{VEHICLE}/2026-01-05/short.blf"
 
@@ -35,9 +36,14 @@ def test_settings_of_the_instance(data_dir: Path) -> None:
         concurrency = instance.get_concurrency_config()
         assert concurrency.pool_config.default_pool_limit == 1
         queue = concurrency.run_queue_config
-        assert queue is not None and queue.max_concurrent_runs == 10
-        limits = {item["value"]: item["limit"] for item in queue.tag_concurrency_limits}
-        assert limits == {"logs": 2, "replay": 2, "training": 1}
+        assert queue is not None and queue.max_concurrent_runs == 30
+        assert queue.tag_concurrency_limits == [
+            *(
+                {"key": "tspace/lane", "value": lane, "limit": limit}
+                for lane, limit in (("logs", 2), ("replay", 2), ("training", 1))
+            ),
+            {"key": VEHICLE_TAG, "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+        ]
 
 
 def test_workspace_names_the_definitions() -> None:
