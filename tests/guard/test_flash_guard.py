@@ -7,32 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.guard.vehicles import FLASHED_VEHICLES, Rig, limited, rows_of, with_rows
-from tspace_core.config import TorqueMap, load_vehicle
+from tests.guard.vehicles import (
+    STILL,
+    Rig,
+    events,
+    every_vehicle,
+    learned,
+    rig_of,
+    rows_of,
+    with_rows,
+)
+from tspace_core.config import TorqueMap
 from tspace_core.errors import ConfigError, XcpTimeoutError
-from tspace_core.guard.audit import read, verify
+from tspace_core.guard.audit import verify
 from tspace_core.guard.flash_guard import FlashGuard
 from tspace_core.guard.state import Proposal, VehicleState
 from tspace_core.guard.target import Identity
-
-every_vehicle = pytest.mark.parametrize("name", FLASHED_VEHICLES)
-STILL = VehicleState(0.0, 0.0, 20.0, 0)
-
-
-def rig_of(folder: Path, name: str = "twin_truck", **limits: Any) -> Rig:
-    return Rig(folder, limited(load_vehicle(name), **limits))
-
-
-def learned(rig: Rig) -> Rig:
-    """Armed, with a flash in effect."""
-    rig.arm()
-    rig.drive(1.0)
-    assert rig.propose().result == "APPLIED"
-    return rig
-
-
-def events(rig: Rig) -> list[str]:
-    return [entry["event"] for entry in read(rig.audit.path)]
 
 
 @every_vehicle

@@ -3,37 +3,23 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.guard.fake_target import FakeTarget
-from tests.guard.vehicles import FLASHED_VEHICLES, Rig, limited, rows_of
+from tests.guard.vehicles import (
+    Rig,
+    events,
+    every_vehicle,
+    learned,
+    rig_of,
+    rows_of,
+)
 from tspace_core.config import load_vehicle
 from tspace_core.errors import AuditError, XcpTimeoutError
-from tspace_core.guard.audit import AuditLog, read, verify
+from tspace_core.guard.audit import AuditLog, verify
 from tspace_core.guard.state import Proposal, VehicleState
-
-every_vehicle = pytest.mark.parametrize("name", FLASHED_VEHICLES)
-STILL = VehicleState(0.0, 0.0, 20.0, 0)
-
-
-def rig_of(folder: Path, name: str = "twin_truck", **limits: Any) -> Rig:
-    return Rig(folder, limited(load_vehicle(name), **limits))
-
-
-def learned(rig: Rig) -> Rig:
-    """Armed, with a flash in effect."""
-    rig.arm()
-    rig.drive(1.0)
-    assert rig.propose().result == "APPLIED"
-    return rig
-
-
-def events(rig: Rig) -> list[str]:
-    return [entry["event"] for entry in read(rig.audit.path)]
-
 
 # What brings the reference map back
 

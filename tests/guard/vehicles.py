@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from tests.guard.fake_target import Clock, FakeTarget
 from tspace_core.config import FLASHED_ROWS, TorqueMap, Vehicle, load_vehicle, vehicle_ids
-from tspace_core.guard.audit import AuditLog
+from tspace_core.guard.audit import AuditLog, read
 from tspace_core.guard.envelope import Envelope
 from tspace_core.guard.flash_guard import FlashGuard
 from tspace_core.guard.state import Accepted, AppliedRows, FlashOutcome, Proposal, Refusal, VehicleState
@@ -124,3 +125,23 @@ class Rig:
         """The map that the VCU drives by."""
         live = self.guard.reference
         return TorqueMap(live.pedal_axis, live.speed_axis_kmh, self.target.in_effect)
+
+
+every_vehicle = pytest.mark.parametrize("name", FLASHED_VEHICLES)
+STILL = VehicleState(0.0, 0.0, 20.0, 0)
+
+
+def rig_of(folder: Path, name: str = "twin_truck", **limits: Any) -> Rig:
+    return Rig(folder, limited(load_vehicle(name), **limits))
+
+
+def learned(rig: Rig) -> Rig:
+    """Armed, with a flash in effect."""
+    rig.arm()
+    rig.drive(1.0)
+    assert rig.propose().result == "APPLIED"
+    return rig
+
+
+def events(rig: Rig) -> list[str]:
+    return [entry["event"] for entry in read(rig.audit.path)]
