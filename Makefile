@@ -1,5 +1,7 @@
 # One command does the whole of a thing. `make help` lists them.
 
+# Most tests wait for processes and clocks: three workers keep two cores busy.
+WORKERS ?= 3
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -32,7 +34,7 @@ ui: setup  ## Dagster's pages on the same instance as the demo
 	$(BIN)/dagster dev --workspace workspace.yaml
 
 test: setup  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 nightly: setup  ## the slow proofs as well
 	$(BIN)/python -m pytest -m 'slow or not slow'

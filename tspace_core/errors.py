@@ -12,6 +12,11 @@
     ├── RecordError            windows, quadruples or episodes that contradict their definition
     │   └── SchemaError        a data frame does not hold its pandera schema
     ├── StorageError           the lake, the catalogue or a replay buffer is missing or damaged
+    │   └── ObjectError        an object in a bucket cannot be read or written
+    │       ├── ObjectMissingError   there is no such object or bucket
+    │       ├── ObjectExistsError    somebody else has written it since it was looked at
+    │       ├── ObjectAccessError    credentials are missing or refused
+    │       └── ObjectServerError    the server is down, slow or answers nonsense
     ├── AgentError             an agent is asked for something its mode or shape does not allow
     │   └── CheckpointError    a checkpoint is missing, incomplete or of another agent
     ├── GuardError             the guard, its token or its audit log cannot vouch for a flash
@@ -20,10 +25,19 @@
     ├── LinkError              a bus, socket or peer is missing or does not answer as it must
     │   ├── BusError           a CAN interface or channel cannot be opened or used
     │   ├── ChannelError       the bridge's channel is refused, gone or spoken wrongly
-    │   └── XcpError           an XCP command failed
-    │       ├── XcpTimeoutError    it was not answered in time
-    │       ├── XcpCommandError    the VCU answered with an error code
-    │       └── XcpProtocolError   the VCU answered with something else than the standard says
+    │   ├── XcpError           an XCP command failed
+    │   │   ├── XcpTimeoutError    it was not answered in time
+    │   │   ├── XcpCommandError    the VCU answered with an error code
+    │   │   └── XcpProtocolError   the VCU answered with something else than the standard says
+    │   ├── RemoteCanError     a call of the remote CAN service failed; carries its code
+    │   │   ├── RemoteNetworkError   no answer, or not by the service: codes 1, 1000, 1001, 1002
+    │   │   ├── AiModeOffError       the driver switched the AI mode off: code 2
+    │   │   ├── RemoteServiceError   the service (tsp) failed or refused: -1, 202 to 310
+    │   │   ├── RemoteVehicleError   the vehicle or its telematics box failed: 311, 2000, 2001
+    │   │   ├── RemoteDataError      the window is not in object storage: 2002
+    │   │   ├── RemoteTorqueError    the rows have a wrong shape or range: 2003, 2004
+    │   │   └── RemoteFormatError    the answer has an unknown form: 2005, 3000, 3001
+    │   └── QueueError         the message queue of the HMI cannot be reached or is spoken wrongly
     ├── VehicleError           a vehicle interface is asked for what its state does not allow
     ├── OnlineError            an online run cannot begin, or had to end; names the first cause
     └── TwinError              the simulated world is set up in a way it cannot run
@@ -72,6 +86,26 @@ class SchemaError(RecordError):
 
 class StorageError(TspaceError):
     """The lake, the catalogue or a replay buffer is missing or damaged."""
+
+
+class ObjectError(StorageError):
+    """An object in a bucket cannot be read or written."""
+
+
+class ObjectMissingError(ObjectError):
+    """There is no such object or bucket."""
+
+
+class ObjectExistsError(ObjectError):
+    """A conditional write was refused: somebody else has written the object since it was looked at."""
+
+
+class ObjectAccessError(ObjectError):
+    """Credentials are missing or refused, or do not allow it."""
+
+
+class ObjectServerError(ObjectError):
+    """The object storage is down, too slow, or answers nonsense."""
 
 
 class AgentError(TspaceError):
@@ -134,6 +168,53 @@ class XcpCommandError(XcpError):
 
 class XcpProtocolError(XcpError):
     """The VCU answered an XCP command with something else than the standard says."""
+
+
+class RemoteCanError(LinkError):
+    """A call of the remote CAN service failed.
+
+    Attributes:
+        code: the code of the wire contract.
+        unchanged: whether it is certain that the call had no effect on the vehicle; where it is not, a map
+            that was sent may be in effect.
+    """
+
+    def __init__(self, message: str, code: int, *, unchanged: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.unchanged = unchanged
+
+
+class RemoteNetworkError(RemoteCanError):
+    """No answer, or none by the service itself: codes 1, 1000, 1001, 1002."""
+
+
+class AiModeOffError(RemoteCanError):
+    """The driver switched the AI mode off: code 2."""
+
+
+class RemoteServiceError(RemoteCanError):
+    """The service failed or refused: codes -1, 202, 206, 301 to 304, 310."""
+
+
+class RemoteVehicleError(RemoteCanError):
+    """The vehicle or its telematics box failed: codes 311, 2000, 2001."""
+
+
+class RemoteDataError(RemoteCanError):
+    """The window is not in object storage: code 2002."""
+
+
+class RemoteTorqueError(RemoteCanError):
+    """The rows have a wrong shape or range: codes 2003, 2004."""
+
+
+class RemoteFormatError(RemoteCanError):
+    """The answer has an unknown form: codes 2005, 3000, 3001."""
+
+
+class QueueError(LinkError):
+    """The message queue of the HMI cannot be reached, or is spoken wrongly."""
 
 
 class VehicleError(TspaceError):

@@ -21,7 +21,7 @@ from tspace_core.config import (
 )
 from tspace_core.errors import ConfigError, UnknownNameError
 
-SHIPPED = {"twin_truck", "twin_mule", "leaf_gen1", "leaf_eplus62", "ioniq28", "bmw_i3"}
+SHIPPED = {"twin_truck", "twin_mule", "twin_remote", "leaf_gen1", "leaf_eplus62", "ioniq28", "bmw_i3"}
 
 
 def test_the_promised_vehicles_are_there() -> None:

@@ -15,6 +15,7 @@ from tspace_core.config.loading import (
 from tspace_core.config.map_formula import MapFormula, formula_map
 from tspace_core.config.online import OnlineConfig, WatchdogLimits
 from tspace_core.config.places import Driver, DrivingStyle, Site
+from tspace_core.config.remote import RemoteConfig
 from tspace_core.config.settings import Settings, settings
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.config.twin import TwinParameters
@@ -43,6 +44,7 @@ __all__ = [
     "OnlineConfig",
     "Parameter",
     "PortConfig",
+    "RemoteConfig",
     "RewardConfig",
     "RoadLoad",
     "Sampling",

@@ -37,6 +37,14 @@ class OnlineConfig(ConfigModel):
         default=1.0, ge=0, le=100, description="updates for each live record, where learning is continuous"
     )
     live_capacity: int = Field(default=100_000, ge=1, description="live records kept for learning")
+    window_gap_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="longest time without a sample between two windows of a step; None: a quarter of one, s",
+    )
+    late_flash_s: float | None = Field(
+        default=None, gt=0, description="a flash that took longer is no action; None: one window, s"
+    )
     silence_s: float = Field(
         default=2.0, gt=0, description="no datagram this long while capturing is a failure, s"
     )

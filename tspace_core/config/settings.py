@@ -55,6 +55,40 @@ class BridgeSettings(BaseModel):
     )
 
 
+class RemoteSettings(BaseModel):
+    """The remote CAN service; from the environment only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: SecretStr | None = Field(default=None, description="base URL, e.g. https://can.example.com/api")
+    authorization: SecretStr | None = Field(default=None, description="value of the Authorization header")
+    ca: Path | None = Field(default=None, description="PEM file of the authority, where it is a private one")
+
+
+class RocketMqSettings(BaseModel):
+    """The message queue of the training HMI; from the environment only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoints: str | None = Field(default=None, description="host:port, several separated by ;")
+    tls: bool = Field(default=True, description="without TLS only on loopback")
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+
+
+class S3Settings(BaseModel):
+    """Object storage; credentials are found as boto3 does: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ..."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str | None = Field(default=None, description="URL of the server; None: Amazon's")
+    region: str = "us-east-1"
+    cache_dir: Path = Field(
+        default=Path("data/cache/s3"), description="local copies of objects that are read as files"
+    )
+    cache_bytes: int = Field(default=20 << 30, ge=0, description="least recently used copies beyond it go")
+
+
 class Settings(BaseSettings):
     """Settings of one installation."""
 
@@ -65,10 +99,25 @@ class Settings(BaseSettings):
     conf_dir: Path = Field(
         default=Path("conf"), description="vehicles, drivers, sites, hyperparameters, maps, DBCs"
     )
-    data_dir: Path = Field(default=Path("data"), description="root of the lake")
+    data_dir: Path = Field(
+        default=Path("data"), description="what stays on this machine, and the lake unless lake_url is given"
+    )
+    lake_url: str | None = Field(
+        default=None, pattern=r"^s3://[^/]+(/.*)?$", description="root of the lake as s3://bucket/prefix"
+    )
     out_dir: Path = Field(default=Path("out"), description="reports")
     inbox_dir: Path = Field(
         default=Path("data/inbox"), description="watched folder: <inbox>/<vehicle id>/<log>"
+    )
+    inbox_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="watched place in a bucket: <inbox>/<vehicle id>/<log>",
+    )
+    box_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="where telematics boxes upload windows: <box>/<vin>/<yyyy>/<mm>/<dd>/<HHMMSSfff>.json",
     )
     dbc_path: tuple[Path, ...] = Field(
         default=(Path("conf/dbc"),), description="folders searched for DBC files"
@@ -85,9 +134,9 @@ class Settings(BaseSettings):
     mongodb_uri: SecretStr | None = Field(
         default=None, description="document store, from the environment only"
     )
-    remote_can_url: SecretStr | None = Field(
-        default=None, description="remote CAN service, from the environment only"
-    )
+    remote: RemoteSettings = RemoteSettings()
+    rocketmq: RocketMqSettings = RocketMqSettings()
+    s3: S3Settings = S3Settings()
 
     @classmethod
     def settings_customise_sources(
@@ -143,6 +192,7 @@ def settings() -> Settings:
             "data_dir": root / found.data_dir,
             "out_dir": root / found.out_dir,
             "inbox_dir": root / found.inbox_dir,
+            "s3": found.s3.model_copy(update={"cache_dir": root / found.s3.cache_dir}),
             "dbc_path": tuple(root / folder for folder in found.dbc_path),
             "a2l_path": tuple(root / folder for folder in found.a2l_path),
         }

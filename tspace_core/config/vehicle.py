@@ -12,6 +12,7 @@ from tspace_core.config.guard import GuardLimits
 from tspace_core.config.link import BusConfig, PortConfig, XcpConfig
 from tspace_core.config.map_formula import MapFormula
 from tspace_core.config.online import OnlineConfig
+from tspace_core.config.remote import UNIT_S, UNIT_SAMPLES, RemoteConfig
 from tspace_core.config.settings import find_dbc
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.config.twin import TwinParameters
@@ -183,6 +184,10 @@ class Vehicle(ConfigModel):
     road: RoadLoad
     reward: RewardConfig = RewardConfig()
     guard: GuardLimits = GuardLimits()
+    interface: Literal["kvaser", "remote"] = Field(
+        default="kvaser", description="how it is driven online: on its CAN bus, or through its telematics box"
+    )
+    remote: RemoteConfig | None = Field(default=None, description="its telematics box, if it has one")
     bus: BusConfig | None = Field(default=None, description="its CAN bus, where it is driven online")
     xcp: XcpConfig | None = Field(
         default=None, description="its VCU's XCP slave, where maps are flashed by CAN"
@@ -211,12 +216,26 @@ class Vehicle(ConfigModel):
         if self.actions == "realised_torque" and "motor_torque" not in self.signals:
             message = "actions: realised_torque needs the signal motor_torque"
             raise ValueError(message)
+        if self.interface == "remote":
+            self._fits_a_box()
         for name, source in self.signals.items():
             unknown = [other for other in source.invalid_with if other not in self.signals]
             if unknown:
                 message = f"signals.{name}.invalid_with names {unknown}, which have no source"
                 raise ValueError(message)
         return self
+
+    def _fits_a_box(self) -> None:
+        if self.remote is None:
+            message = "interface: remote needs a `remote:` section, which may be empty ({})"
+            raise ValueError(message)
+        rate, whole = UNIT_SAMPLES / UNIT_S, self.sampling.window % UNIT_SAMPLES == 0
+        if self.sampling.rate_hz != rate or not whole:
+            message = (
+                f"sampling {self.sampling.rate_hz:g} Hz x {self.sampling.window}: a telematics box sends "
+                f"{rate:g} Hz in units of {UNIT_SAMPLES}, so window must be a multiple of that"
+            )
+            raise ValueError(message)
 
     @property
     def from_trip_table(self) -> bool:
