@@ -107,20 +107,31 @@ class Stage:
 
     Args:
         root: folder for conf and data.
+        vehicle: which.
         window: samples of a window; short windows make short tests.
+        online: changes to the vehicle's ``online`` section.
     """
 
-    def __init__(self, root: Path, *, window: int = 15, online: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        vehicle: str = VEHICLE,
+        window: int = 15,
+        online: dict[str, Any] | None = None,
+    ) -> None:
         self.root = root
+        self.vehicle = vehicle
         self.data = root / "data"
         conf = root / "conf"
         shutil.copytree(PROJECT / "conf", conf)
-        file = conf / "vehicles" / f"{VEHICLE}.yaml"
+        file = conf / "vehicles" / f"{vehicle}.yaml"
         config = yaml.safe_load(file.read_text())
-        config["bus"]["port"] = free_port()
+        if "bus" in config:
+            config["bus"]["port"] = free_port()
         config["sampling"]["window"] = window
         config["episodes"] = {"minimum_records": 3}
-        config["online"] = {"countdown_s": 1.5, **(online or {})}
+        config["online"] = {**config.get("online", {}), "countdown_s": 1.5, **(online or {})}
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         self.udp_port = free_port()
         self.bridge_port = free_port(socket.SOCK_STREAM)
@@ -142,7 +153,7 @@ class Stage:
 
     def start(self, name: str, *arguments: str) -> Process:
         """Start a tspace command for the vehicle."""
-        command = [sys.executable, "-m", "tspace_core.cli", *arguments, "--vehicle", VEHICLE]
+        command = [sys.executable, "-m", "tspace_core.cli", *arguments, "--vehicle", self.vehicle]
         return self.run(name, command)
 
     def run(self, name: str, command: list[str]) -> Process:
