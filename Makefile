@@ -37,7 +37,7 @@ test: setup  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 nightly: setup  ## the slow proofs as well
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses $(WORKERS) --dist loadfile
 
 lint: setup  ## style, types, import directions
 	$(BIN)/ruff format --check .
