@@ -28,6 +28,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspace_core.config import settings
 from tspace_core.errors import StorageError
 from tspace_core.storage.files import atomic_write, sha256, write_text
 
@@ -66,10 +67,25 @@ class RawLog:
 
 
 class Lake:
-    """Paths of the lake below ``root``; makes folders only when something is written."""
+    """Paths of the lake below ``root``; makes folders only when something is written.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: folder of the lake.
+        local: folder on this machine for what belongs to it alone: locks, signs of life, the state of online
+            runs, the catalogue. Default: the root where that is a folder on a disk, else the data folder of
+            the settings.
+    """
+
+    def __init__(self, root: Path, *, local: Path | None = None) -> None:
         self.root = root.resolve()
+        self._local = local
+
+    @property
+    def local(self) -> Path:
+        """Folder on this machine for what is never put into a bucket."""
+        if self._local is not None:
+            return self._local
+        return self.root if isinstance(self.root, Path) else settings().data_dir
 
     def __repr__(self) -> str:
         return f"Lake({str(self.root)!r})"
