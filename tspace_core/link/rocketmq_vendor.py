@@ -1,0 +1,85 @@
+"""Brings in Apache's RocketMQ client without what its import does to a process.
+
+Importing ``rocketmq`` makes ``~/logs/rocketmq_python`` and opens a log of up to 1.1 GB there. Here its
+logging module is stood in for before it is looked for, so HOME is neither written nor changed; its records go
+to ``data_dir/logs/rocketmq.log``. It is imported where it is needed: that takes some 0.2 s.
+"""
+
+import importlib
+import logging
+import logging.handlers
+import sys
+import threading
+import types
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from tspace_core.config.settings import settings
+from tspace_core.errors import QueueError
+
+LOGGER = "rocketmq-python-client"
+_LOG_MODULE = "rocketmq.v5.log.log_config"
+_LOG_BYTES = 4 << 20
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """The parts of the vendor's package that are used.
+
+    Attributes:
+        client: classes for users, e.g. ``SimpleConsumer``.
+        protocol: messages, codes, stubs and the servicer of its gRPC service.
+    """
+
+    client: Any
+    protocol: Any
+
+
+def vendor() -> Vendor:
+    """The vendor's package, loaded on first use; from any thread.
+
+    Raises:
+        QueueError: it is not installed or cannot be loaded; says what to do.
+    """
+    with _lock:
+        if "rocketmq" not in sys.modules:
+            stand_in = types.ModuleType(_LOG_MODULE)
+            stand_in.logger = _logger()  # type: ignore[attr-defined]
+            sys.modules.setdefault(_LOG_MODULE, stand_in)
+        try:
+            with warnings.catch_warnings():
+                # Generated code for other versions of protobuf and grpc warns; the tests prove that it works.
+                warnings.simplefilter("ignore")
+                return Vendor(
+                    importlib.import_module("rocketmq"), importlib.import_module("rocketmq.grpc_protocol")
+                )
+        except ImportError as error:
+            message = (
+                f"the RocketMQ client cannot be loaded ({error}); install rocketmq-python-client, or set "
+                "TSPACE_HMI__SOURCE to udp or dummy"
+            )
+            raise QueueError(message) from error
+
+
+def _logger() -> logging.Logger:
+    """The vendor's logger with a small file of its own, which is made with the first record."""
+    logger = logging.getLogger(LOGGER)
+    # Each failure reaches the caller as an exception; on top of that the vendor logs every try and every
+    # heartbeat, which belongs into a file for the one who searches.
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    # It calls the deprecated name, which is an error where warnings are errors.
+    logger.warn = logger.warning  # type: ignore[method-assign]
+    folder = settings().data_dir / "logs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler: logging.Handler = logging.handlers.RotatingFileHandler(
+            folder / "rocketmq.log", maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True
+        )
+    except OSError:
+        handler = logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(process)d %(message)s"))
+    logger.addHandler(handler)
+    return logger
