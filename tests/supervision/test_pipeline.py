@@ -171,3 +171,39 @@ def test_one_getter_sees_each_producers_items_in_their_order() -> None:
         seen.setdefault(number, []).append(item)
     join(threads)
     assert seen == {number: list(range(items)) for number in range(4)}
+
+
+def test_it_is_idle_once_what_was_put_in_has_been_dealt_with() -> None:
+    pipeline: Pipeline[int] = Pipeline("test", 3)
+    dealt: list[int] = []
+    may_go_on = threading.Event()
+
+    def take() -> None:
+        for _ in range(2):
+            item = pipeline.get()
+            assert may_go_on.wait(LONG_S)
+            dealt.append(item)
+        with pytest.raises(PipelineClosed):
+            pipeline.get()
+
+    assert not pipeline.wait_idle(0.01), "nobody takes"
+    pipeline.put(1)
+    pipeline.put(2)
+    threads = start(take)
+    assert not pipeline.wait_idle(0.05), "an item that was taken is not one that was dealt with"
+    may_go_on.set()
+    assert pipeline.wait_idle(LONG_S)
+    assert dealt == [1, 2]
+    pipeline.close()
+    join(threads)
+    assert not pipeline.wait_idle(LONG_S)
+
+
+def test_a_close_wakes_who_waits_for_idleness() -> None:
+    pipeline: Pipeline[int] = Pipeline("test", 3)
+    pipeline.put(1)
+    found: list[bool] = []
+    threads = start(lambda: found.append(pipeline.wait_idle()))
+    pipeline.close()
+    join(threads)
+    assert found == [False]

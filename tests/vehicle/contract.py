@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ class Rig(ABC):
     """
 
     vehicle: Vehicle
-    interface: VehicleInterface
+    interface: VehicleInterface[Any]
     supervisor: Supervisor
 
     @abstractmethod

@@ -535,7 +535,7 @@ def test_a_bridge_whose_datagrams_come_late_or_twice_costs_no_window(make: RigMa
     np.testing.assert_array_equal(
         window.samples[:, 0], np.array([drive_sample(n)["velocity"] for n in range(10)], np.float32)
     )
-    assert dict(rig.interface.builder.dropped) == {"out of order": 1, "duplicate": 1}
+    assert dict(rig.car.builder.dropped) == {"out of order": 1, "duplicate": 1}
 
 
 def test_a_run_with_the_key_of_another_installation_is_refused(make: RigMaker) -> None:

@@ -16,6 +16,7 @@ class Hmi(StrEnum):
     """Where the person's requests come from."""
 
     UDP = "udp"
+    RMQ = "rmq"
     DUMMY = "dummy"
 
 
@@ -46,6 +47,8 @@ def drive(
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what every task does.")] = False,
 ) -> None:
     """Drive a vehicle: observe, infer, flash and learn, until the HMI's exit.
+
+    Whether on its CAN bus or through its telematics box is said by `interface` in the vehicle's file.
 
     Exit codes: 0 ended as asked, 1 had to end (what was recorded is stored), 2 could not begin.
     """

@@ -6,6 +6,7 @@ from           kind                        meaning
 any            ``hello``                   first message: who speaks, for which vehicle
 agent          ``heartbeat``               it is alive; 10 times a second
 agent          ``arm``                     a run wants to flash; optionally from its last live map
+agent          ``observe``                 what it saw the vehicle do last; where the bridge has no bus to see
 agent          ``propose``                 4 rows of torque for the map
 agent          ``disarm``                  the run ends: reference map
 any            ``revert``                  reference map at once
@@ -77,6 +78,22 @@ class Arm(_Message):
     by: Name
     token: Annotated[str, Field(max_length=8192)] | None = None
     resume: Rows | None = None
+
+
+class Observe(_Message):
+    """The last sample that the agent has of a vehicle whose bus the bridge does not hear.
+
+    ``age_ms`` is the sample's age when it was sent; one not ``valid`` has a ``reason`` and its values
+    mean nothing.
+    """
+
+    kind: Literal["observe"] = "observe"
+    velocity_kmh: float = 0.0
+    thrust_percent: float = 0.0
+    brake_percent: float = 0.0
+    age_ms: Milliseconds = 0.0
+    valid: bool = True
+    reason: Reason = ""
 
 
 class Propose(_Message):
@@ -185,6 +202,7 @@ Message = (
     Hello
     | Heartbeat
     | Arm
+    | Observe
     | Propose
     | Disarm
     | Revert

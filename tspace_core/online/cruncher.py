@@ -284,7 +284,11 @@ class Cruncher:
         table = self._live.table.copy()
         table[first_row : first_row + FLASHED_ROWS] = outcome.rows
         self._live = self._map(table)
-        lost = LATE_FLASH if seconds > self._setup.vehicle.sampling.window_s else None
+        vehicle = self._setup.vehicle
+        longest = (
+            vehicle.sampling.window_s if vehicle.online.late_flash_s is None else vehicle.online.late_flash_s
+        )
+        lost = LATE_FLASH if seconds > longest else None
         return StepAction(first_row, self._rows(first_row), flashed=True, lost=lost)
 
     def _map(self, table: NDArray[np.float32]) -> TorqueMap:

@@ -245,9 +245,11 @@ class EpisodeBuilder:
             raise RecordError(message)
 
     def _follows(self, before: Window, window: Window) -> bool:
-        """Whether no sample can be missing between two windows."""
+        """Whether both may be in one step: no more time lies between them than the vehicle allows."""
         length = round(self._vehicle.sampling.window_s * 1e9)
-        return abs(window.start_ns - before.start_ns - length) <= length // 4
+        allowed = self._vehicle.online.window_gap_s
+        longest = length // 4 if allowed is None else round(allowed * 1e9)
+        return -(length // 4) <= window.start_ns - before.start_ns - length <= longest
 
     def _complete(self, window: Window) -> Record | None:
         step = self._open

@@ -39,6 +39,7 @@ class Pipeline(Generic[T]):
         self.when_full = when_full
         self.dropped = 0
         self._items: deque[T] = deque()
+        self._takers = 0
         self._closed = False
         # One condition and notify_all: a waiter that leaves by an exception from a signal handler takes no
         # one else's wake-up with it.
@@ -95,7 +96,13 @@ class Pipeline(Generic[T]):
             PipelineClosed: it is closed and nothing is left.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._items or self._closed, timeout_s):
+            self._takers += 1
+            self._changed.notify_all()
+            try:
+                came = self._changed.wait_for(lambda: self._items or self._closed, timeout_s)
+            finally:
+                self._takers -= 1
+            if not came:
                 message = f"pipeline {self.name!r}: nothing came within {timeout_s} s"
                 raise PipelineEmpty(message)
             if not self._items:
@@ -104,6 +111,22 @@ class Pipeline(Generic[T]):
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def wait_idle(self, timeout_s: float | None = None) -> bool:
+        """Wait until all that was put in has been dealt with: nothing is in it, and who takes waits for more.
+
+        Exact where one task takes, which has dealt with an item by the time it comes back for the next.
+
+        Returns:
+            False if it is closed, or was not idle in time.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._idle, timeout_s)
+            return self._idle and not self._closed
+
+    @property
+    def _idle(self) -> bool:
+        return self._takers > 0 and not self._items
 
     def clear(self) -> int:
         """Throw away what is in it and wake who waits for room; return the number of items thrown away."""

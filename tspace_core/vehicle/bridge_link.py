@@ -22,6 +22,7 @@ from tspace_core.link.messages import (
     Heartbeat,
     Message,
     MessageError,
+    Observe,
     Propose,
     Welcome,
     rows_from_hex,
@@ -95,6 +96,7 @@ class BridgeLink:
         self._changed = threading.Condition(threading.Lock())
         self._answers: dict[int, Answer | Failed | None] = {}
         self._arming: int | None = None
+        self._given_up: str | None = None
         self._armed: Armed | Failed | None = None
         self._armed_episode = 0
         self._ids = 0
@@ -134,11 +136,14 @@ class BridgeLink:
         self._client.send(Arm(by=by, token=token, resume=None if resume is None else to_hex(resume)))
         with self._changed:
             self._changed.wait_for(
-                lambda: self._armed is not None or self._gone is not None, self._arm_timeout_s
+                lambda: self._armed is not None or self._given_up is not None or self._gone is not None,
+                self._arm_timeout_s,
             )
             answer, self._arming = self._armed, None
         if answer is None:
-            reason = self._gone or f"the bridge did not answer within {self._arm_timeout_s:g} s"
+            reason = (
+                self._gone or self._given_up or f"the bridge did not answer within {self._arm_timeout_s:g} s"
+            )
             return ArmReport(ok=False, reason=reason)
         if isinstance(answer, Failed):
             return ArmReport(ok=False, reason=answer.reason)
@@ -184,6 +189,20 @@ class BridgeLink:
         except ChannelError as error:
             _log.warning("disarm (%s) did not reach the bridge: %s", cause, error)
 
+    def observe(self, seen: Observe) -> None:
+        """Tell the bridge what was seen of the vehicle last. Never raises."""
+        try:
+            self._client.send(seen)
+        except ChannelError as error:
+            _log.warning("what was observed did not reach the bridge: %s", error)
+
+    def give_up_arming(self, cause: str) -> None:
+        """End the wait of ``arm``, if it waits; what the bridge may still answer is nobody's then."""
+        with self._changed:
+            if self._arming is not None:
+                self._given_up = cause
+                self._changed.notify_all()
+
     def beat(self) -> None:
         """Tell the bridge that the agent is alive.
 
@@ -206,7 +225,7 @@ class BridgeLink:
 
     def _expect_armed(self, episode: int) -> None:
         with self._changed:
-            self._arming, self._armed = episode, None
+            self._arming, self._armed, self._given_up = episode, None, None
 
     def _take(self, message: Message) -> None:
         if isinstance(message, StateMessage):

@@ -147,7 +147,8 @@ class EpisodeControl:
         self._hooks, self._stream, self._watchdog = hooks, stream, watchdog
         self._countdown_s, self._at_stop, self._attended = countdown_s, at_stop, attended
         self._events: Pipeline[Posted] = Pipeline("events", _EVENTS)
-        self._lock = threading.Lock()
+        # Guards capture and epoch, and tells who waits for a change of them.
+        self._lock = threading.Condition(threading.Lock())
         self._capturing = False
         self._announced = False
         self._armed = ArmReport(ok=False)
@@ -200,9 +201,24 @@ class EpisodeControl:
             self._watchdog.capture_failure(f"invalid window: {window.reason}")
         return True
 
+    def wait_capture(self) -> int | None:
+        """Wait until an episode is captured; return its epoch, or None once the run is to end."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._capturing or self._events.closed)
+            return None if self._events.closed else self.epoch
+
+    def captures(self, epoch: int) -> bool:
+        """Whether that epoch is captured, and the run is not to end."""
+        return self._capturing and self.epoch == epoch and not self._events.closed
+
+    def wait_over(self, epoch: int, timeout_s: float) -> bool:
+        """Wait until that epoch is not captured any more; False if it still is when the time is over."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self.captures(epoch), timeout_s)
+
     def close(self) -> None:
         """Let ``run`` handle what was posted and end."""
-        self._events.close()
+        self._close()
 
     def run(self, why_stopped: Callable[[], tuple[str, bool]]) -> None:
         """Handle events until ``close``, then bring the run to its end, whatever happens.
@@ -224,13 +240,18 @@ class EpisodeControl:
         self._end(cause, failed=failed)
 
     def _end(self, cause: str, *, failed: bool) -> None:
-        self._events.close()
+        self._close()
         self.failed = self.failed or failed
         try:
             self._handle(Posted(Event.FAIL if self.failed else self._at_stop, cause))
         finally:
             self.countdown.close()
             self._stream.end(RunEnded(self._end_cause or cause, self.failed))
+
+    def _close(self) -> None:
+        self._events.close()
+        with self._lock:
+            self._lock.notify_all()
 
     def _countdown_over(self, number: int) -> None:
         self.post(Event.COUNTDOWN_OVER, "countdown over", episode=number)
@@ -262,6 +283,7 @@ class EpisodeControl:
             case Effect.DROP_STALE:
                 with self._lock:
                     self.epoch += 1
+                    self._lock.notify_all()
                 self._hooks.drop_stale()
             case Effect.OPEN:
                 self.number += 1
@@ -275,9 +297,11 @@ class EpisodeControl:
                 with self._lock:
                     self._emit(begun)
                     self._capturing = self._announced = True
+                    self._lock.notify_all()
             case Effect.STOP_CAPTURE:
                 with self._lock:
                     self._capturing = False
+                    self._lock.notify_all()
             case Effect.START_COUNTDOWN:
                 self.countdown.start(self.number, self._countdown_s)
             case Effect.CANCEL_COUNTDOWN:

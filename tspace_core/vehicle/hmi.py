@@ -6,6 +6,7 @@ A source runs as a task of its own and posts events until its requests are close
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tspace_core.config import Vehicle
 from tspace_core.errors import ConfigError
 from tspace_core.link.datagrams import Status
 from tspace_core.supervision import Pipeline, PipelineClosed
@@ -75,22 +76,37 @@ class HmiSource:
     attended: bool
 
 
-SOURCES: dict[str, HmiSource] = {
-    "udp": HmiSource(hmi_capture_from_udp, at_stop=Event.STOP, attended=True),
-    "dummy": HmiSource(hmi_capture_from_dummy, at_stop=Event.FINISH, attended=False),
+def _udp_source(vehicle: Vehicle) -> HmiSource:
+    return HmiSource(hmi_capture_from_udp, at_stop=Event.STOP, attended=True)
+
+
+def _dummy_source(vehicle: Vehicle) -> HmiSource:
+    return HmiSource(hmi_capture_from_dummy, at_stop=Event.FINISH, attended=False)
+
+
+def _rmq_source(vehicle: Vehicle) -> HmiSource:
+    from tspace_core.vehicle.hmi_rmq import rmq_source  # its gRPC client is heavy, and writes to HOME
+
+    return rmq_source(vehicle)
+
+
+SOURCES: dict[str, Callable[[Vehicle], HmiSource]] = {
+    "udp": _udp_source,
+    "rmq": _rmq_source,
+    "dummy": _dummy_source,
 }
 
 
-def hmi_source(name: str) -> HmiSource:
-    """The source of that name.
+def hmi_source(name: str, vehicle: Vehicle) -> HmiSource:
+    """The source of that name for a vehicle.
 
     Raises:
-        ConfigError: a vehicle on its CAN bus has no such source; lists those there are.
+        ConfigError: there is no such source; lists those there are. Or it lacks a setting.
     """
     if name not in SOURCES:
         message = (
-            f"hmi.source is {name!r}, which needs the remote path; on a CAN bus it is one of "
-            f"{', '.join(SOURCES)}: set TSPACE_HMI__SOURCE or hmi.source in conf/settings.yaml"
+            f"hmi.source is {name!r}, it is one of {', '.join(SOURCES)}: set TSPACE_HMI__SOURCE or "
+            "hmi.source in conf/settings.yaml"
         )
         raise ConfigError(message)
-    return SOURCES[name]
+    return SOURCES[name](vehicle)

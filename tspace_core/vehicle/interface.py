@@ -5,7 +5,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,10 @@ from tspace_core.link.datagrams import Status
 from tspace_core.supervision import Pipeline, PipelineClosed, Supervisor
 from tspace_core.vehicle.control import ArmReport, EpisodeControl
 from tspace_core.vehicle.hmi import HmiPort, HmiSource
-from tspace_core.vehicle.observation import Observation
 from tspace_core.vehicle.states import Event
 from tspace_core.vehicle.stream import ControlStream, Liveness
 from tspace_core.vehicle.watchdog import Watchdog
-from tspace_core.vehicle.windows import WindowBuilder
+from tspace_core.vehicle.windows import Window
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +32,9 @@ STOPPING_CODES = frozenset({1, 2, 3})
 """Failure codes of a flash that stop the run."""
 
 Task = Callable[[], None]
+Item = TypeVar("Item")
+"""What ``produce`` takes from the link: a sample, or a whole window of a telematics box."""
+_Taken = TypeVar("_Taken", contravariant=True)
 
 _OBSERVATIONS = 128
 _REQUESTS = 64
@@ -96,7 +98,17 @@ class FlashOutcomeView:
         return cls(result, code, reason, proposal.first_row, rows, duration_s=duration_s)
 
 
-class VehicleInterface(ABC):
+class Windows(Protocol[_Taken]):
+    """Makes windows of what ``produce`` takes from the link."""
+
+    def reset(self) -> None:
+        """Begin anew, as at an episode's begin."""
+
+    def push(self, item: _Taken, /) -> Window | None:
+        """Take the next item; return the window that it completes or breaks."""
+
+
+class VehicleInterface(ABC, Generic[Item]):
     """The tasks of one vehicle's run. It can be made and looked at while nothing is connected.
 
     ``ignite`` starts the tasks; then the control thread takes items from ``stream`` until ``RunEnded`` and
@@ -105,6 +117,7 @@ class VehicleInterface(ABC):
     Args:
         vehicle: the vehicle.
         source: where the person's requests come from.
+        builder: makes windows of what ``produce`` takes from the link.
 
     Attributes:
         stream: the ordered queue to the control thread: ``EpisodeBegun``, ``Window``, ``EpisodeEnded``,
@@ -113,14 +126,14 @@ class VehicleInterface(ABC):
         control: the state of the run.
     """
 
-    def __init__(self, vehicle: Vehicle, source: HmiSource) -> None:
+    def __init__(self, vehicle: Vehicle, source: HmiSource, builder: Windows[Item]) -> None:
         self.vehicle = vehicle
         self.liveness = Liveness(vehicle.guard.no_flash_after_s)
         self.stream = ControlStream(self.liveness)
         self.watchdog = Watchdog(vehicle.online.watchdog)
-        self.builder = WindowBuilder(vehicle)
+        self._windows = builder
         self._source = source
-        self._observations: Pipeline[tuple[int, Observation]] = Pipeline(
+        self._observations: Pipeline[tuple[int, Item]] = Pipeline(
             "observations", _OBSERVATIONS, when_full="drop_oldest"
         )
         self._requests: Pipeline[Status] = Pipeline("requests", _REQUESTS, when_full="refuse")
@@ -143,7 +156,7 @@ class VehicleInterface(ABC):
 
     @abstractmethod
     def produce(self) -> None:
-        """Task: take samples and requests from the link until the run stops."""
+        """Task: take observations from the link until the run stops."""
 
     @abstractmethod
     def flash(self, proposal: RowsProposal, episode: int) -> FlashOutcomeView:
@@ -160,6 +173,14 @@ class VehicleInterface(ABC):
     @abstractmethod
     def disconnect(self) -> None:
         """Close the links, after the last disarm."""
+
+    # ---- what a vehicle may do beyond that
+
+    def built(self, window: Window) -> None:
+        """A window of the episode is complete or broken; called before the control thread hears of it."""
+
+    def urgent(self, cause: str) -> None:
+        """A person ended the run: what holds the state machine up is to be given up."""
 
     # ---- what is the same for all
 
@@ -196,20 +217,21 @@ class VehicleInterface(ABC):
         }
 
     def filter(self) -> None:
-        """Task: cut the samples of an episode into windows."""
+        """Task: make windows of what is observed in an episode."""
         epoch = -1
         while True:
             try:
-                stamp, observation = self._observations.get()
+                stamp, item = self._observations.get()
             except PipelineClosed:
                 return
             if stamp != self.control.epoch or not self.control.capturing:
                 continue
             if stamp != epoch:
-                self.builder.reset()
+                self._windows.reset()
                 epoch = stamp
-            window = self.builder.push(observation)
+            window = self._windows.push(item)
             if window is not None:
+                self.built(window)
                 self.control.offer(window, epoch)
 
     def consume(self, proposal: RowsProposal) -> FlashOutcomeView:
@@ -275,11 +297,16 @@ class VehicleInterface(ABC):
 
     # ---- what ``produce`` passes on
 
-    def observe(self, observation: Observation) -> None:
-        """Pass a sample on to ``filter``; one that is not wanted now costs nothing."""
+    def observe(self, item: Item, epoch: int | None = None) -> None:
+        """Pass an observation on to ``filter``; one that is not wanted now costs nothing.
+
+        Args:
+            item: what was observed.
+            epoch: of the control in which it was asked for; None: the present one.
+        """
         if self.control.capturing:
             try:
-                self._observations.put((self.control.epoch, observation))
+                self._observations.put((self.control.epoch if epoch is None else epoch, item))
             except PipelineClosed:
                 return
 
@@ -296,6 +323,8 @@ class VehicleInterface(ABC):
 
     def _post_request(self, event: Event, cause: str) -> None:
         self.control.post(event, cause)
+        if event is Event.EXIT:
+            self.urgent(cause)
 
     def _ignored(self, what: str) -> None:
         _log.info("%s", what)
