@@ -121,7 +121,7 @@ class Avatar:
 
     Args:
         vehicle: which.
-        lake: where episodes, checkpoints and, below ``online/<vehicle id>``, the run's state lie.
+        lake: where episodes and checkpoints lie; the run's state is below ``lake.local/online/<vehicle id>``.
         options: how.
         on_episode: called with every stored episode, off the control path.
         tell: called with lines for people; what it raises is logged, no drive ends by it.
@@ -154,7 +154,7 @@ class Avatar:
         self.lake = lake
         options = options or AvatarOptions()
         self.options = replace(options, run_id=options.run_id or uuid.uuid4().hex[:12])
-        self.folder = lake.root / "online" / vehicle.id
+        self.folder = lake.local / "online" / vehicle.id
         self._on_episode = on_episode
         self._tell = unhindered(tell)
         self._first = first or self._begins

@@ -19,6 +19,7 @@ from tspace_core.config import Vehicle
 from tspace_core.errors import OnlineError, StorageError
 from tspace_core.online.agent_choice import ReleaseWatch
 from tspace_core.online.cruncher import FinishedEpisode
+from tspace_core.online.delivery import TRY_AGAIN_S, Delivery
 from tspace_core.online.learner import LearnerFailed
 from tspace_core.online.learner_protocol import EpisodeLearned
 from tspace_core.online.recording import Record
@@ -33,9 +34,9 @@ from tspace_core.online.results import (
 from tspace_core.online.run_state import RunState, RunStateFile
 from tspace_core.storage.champion import Champion
 from tspace_core.storage.lake import Lake
-from tspace_core.storage.online_episodes import store_online_episode
+from tspace_core.storage.online_outbox import EpisodeOutbox
 from tspace_core.storage.replay import ReplayBatch
-from tspace_core.supervision import Pipeline, PipelineClosed
+from tspace_core.supervision import Pipeline, PipelineClosed, PipelineEmpty
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ class Keeper:
         self._queue: Pipeline[Record | FinishedEpisode | Champion | str] = Pipeline("lessons", QUEUE)
         self._restarts = 0
         self._exchanging = False
+        self._outbox = EpisodeOutbox(setup.lake, setup.states.folder)
+        self._delivery = Delivery(self._outbox, setup.on_episode, self._note, setup.tell)
         self.state = state
         self.summary = summary
         self.learner = learner
@@ -156,13 +159,18 @@ class Keeper:
         """Work until ``close`` and the queue is empty.
 
         Raises:
-            StorageError: the disk is full or not writable.
+            StorageError: this machine's disk is full or not writable.
             OnlineError: the learner dies again and again.
         """
+        self._delivery.deliver()  # what the run before could not
         while True:
             try:
-                item = self._queue.get()
+                item = self._queue.get(TRY_AGAIN_S if self._delivery.behind else None)
+            except PipelineEmpty:
+                self._delivery.deliver()
+                continue
             except PipelineClosed:
+                self._delivery.finish()
                 return
             if isinstance(item, Record):
                 if self.learner is not None:
@@ -197,9 +205,13 @@ class Keeper:
         self.summary.count(result)
         self._track(result)
         self._setup.tell(result.line())
-        self._setup.on_episode(result)
+        self._delivery.stored(result)
         if self._setup.wanted is not None and self.summary.episodes >= self._setup.wanted:
             self._setup.enough(f"{self.summary.episodes} episodes done")
+
+    def _note(self, line: str) -> None:
+        self.summary.notes.append(line)
+        self._setup.tell(f"note: {line}")
 
     def _learn(self, episode: FinishedEpisode) -> EpisodeLearned | LearnerFailed | None:
         if self.learner is None:
@@ -233,8 +245,7 @@ class Keeper:
         running = (
             smoothed(self.state.running_reward, value) if episode.episodes else self.state.running_reward
         )
-        summary = store_online_episode(
-            setup.lake,
+        summary = self._outbox.store(
             setup.vehicle,
             episode.key,
             episode.episodes,
