@@ -1,4 +1,4 @@
-"""From the keeper to the lake: episodes are stored at once, delivered when the lake takes them, then reported.
+"""From the keeper to the lake: episodes are stored at once, delivered when it takes them, then reported.
 
 A lake elsewhere may be out of reach for a while. That costs the drive nothing: its episodes wait on this
 machine (``EpisodeOutbox``), are offered again, and are reported when they are there, in their order.
@@ -63,7 +63,7 @@ class Delivery:
         try:
             self._outbox.deliver()
         except StorageError as error:
-            self._fell_behind("an episode is not in the lake yet, it waits here and is offered again", error)
+            self._fell_behind(f"an episode is not in the lake yet, it waits in {self._outbox.folder}", error)
         waiting = set(self._outbox.waiting())
         for result in [item for item in self._untold if item.key not in waiting]:
             try:
@@ -77,7 +77,7 @@ class Delivery:
             self._tell("the lake is in reach again: every episode is stored and reported")
 
     def finish(self, within_s: float = LAST_TRIES_S, pause_s: float = TRY_AGAIN_S) -> None:
-        """Deliver what is left, again and again for that long; then note what has to wait for the next run."""
+        """Deliver what is left, again and again for so long; then note what waits for the next run."""
         deadline = time.monotonic() + within_s
         if self.behind:
             self.deliver()
@@ -87,12 +87,12 @@ class Delivery:
         waiting = self._outbox.waiting()
         if waiting:
             self._note(
-                f"{len(waiting)} episodes ({', '.join(waiting)}) wait in {self._outbox.folder}: the vehicle's "
-                "next run on this machine takes them to the lake"
+                f"{len(waiting)} episodes ({', '.join(waiting)}) wait in {self._outbox.folder}: the next run "
+                "of the vehicle on this machine takes them to the lake"
             )
 
     def _fell_behind(self, what: str, error: StorageError) -> None:
-        self.behind = True
+        self.behind |= isinstance(error, ObjectError)  # nothing else mends itself
         line = f"{what}: {error}"
         if what not in self._noted:  # the error's own words may differ from try to try
             self._noted.add(what)
