@@ -17,6 +17,8 @@ settings.load_profile("tspace")
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+pytest_plugins = ["tests.objects.seaweed"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -1,1 +1,1 @@
-"""Objects in buckets: one client of the store, and paths that read like those of a disk."""
+"""Objects in buckets: the store of one bucket, and paths that read like those of a disk."""

@@ -1,0 +1,134 @@
+"""Local copies of objects: named by server, bucket, key and ETag, never changed, bounded in size.
+
+::
+
+    <cache_dir>/<hash>/<name>      one object, or one folder of objects
+
+What is beyond ``settings().s3.cache_bytes`` goes, the least recently used first, but for what was asked for
+within the last minute: its caller may just be opening it. An open file or memory map outlives its removal.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tspace_core.config.settings import settings
+from tspace_core.errors import ObjectError
+from tspace_core.objects.store import ObjectInfo, ObjectStore
+
+IN_USE_S = 60.0
+"""What was asked for within this time stays, s."""
+_LEFT_BEHIND_S = 86_400.0
+_THREADS = 4
+
+
+def cached_file(store: ObjectStore, info: ObjectInfo) -> Path:
+    """The copy of an object as a ``head`` or listing just described it."""
+    name = info.key.rpartition("/")[2]
+
+    def fill(folder: Path) -> None:
+        _fetch(store, info, folder / name)
+
+    return _entry(_mark(store, "", [info]), fill, info.size) / name
+
+
+def cached_folder(store: ObjectStore, name: str, prefix: str, found: Iterable[ObjectInfo]) -> Path:
+    """The copy of all objects below ``prefix``, as a listing just described them."""
+    objects = [info for info in found if not info.key.endswith("/")]
+    for info in objects:
+        if any(part in ("", ".", "..") for part in info.key.removeprefix(prefix).split("/")):
+            message = f"s3://{store.bucket}/{info.key} cannot be a file on this disk: rename the object"
+            raise ObjectError(message)
+
+    def fill(folder: Path) -> None:
+        def one(info: ObjectInfo) -> None:
+            path = folder / name / info.key.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _fetch(store, info, path)
+
+        with ThreadPoolExecutor(_THREADS, "object") as pool:
+            for _ in pool.map(one, objects):
+                pass
+
+    return _entry(_mark(store, prefix or "/", objects), fill, sum(info.size for info in objects)) / name
+
+
+def _fetch(store: ObjectStore, info: ObjectInfo, path: Path) -> None:
+    store.download(info.key, path, info)
+    path.chmod(0o444)
+    changed = int(info.modified.timestamp()) * 10**9
+    os.utime(path, ns=(changed, changed))
+
+
+def _mark(store: ObjectStore, folder: str, objects: list[ObjectInfo]) -> str:
+    digest = hashlib.sha256(f"{store.endpoint}\0{store.bucket}\0{folder}".encode())
+    for info in objects:
+        digest.update(f"\0{info.key}\0{info.etag}\0{info.size}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _entry(mark: str, fill: Callable[[Path], None], size: int) -> Path:
+    root = settings().s3.cache_dir
+    folder = root / mark
+    try:
+        os.utime(folder)  # used now
+    except FileNotFoundError:
+        pass
+    else:
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = root / f".{mark}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        temporary.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else somebody else has just fetched the same
+            message = (
+                f"no local copy under {root} ({size} bytes needed): {error}; make room or let "
+                "TSPACE_S3__CACHE_DIR lead to a folder that can be written"
+            )
+            raise ObjectError(message) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _make_room(root, settings().s3.cache_bytes)
+    return folder
+
+
+def _make_room(root: Path, allowed: int) -> None:
+    now, total, entries = time.time(), 0, []
+    for folder in root.iterdir():
+        try:
+            used = folder.stat().st_mtime
+        except FileNotFoundError:
+            continue  # another process makes room as well
+        if folder.name.startswith("."):
+            if now - used > _LEFT_BEHIND_S:
+                shutil.rmtree(folder, ignore_errors=True)
+            continue
+        size = sum(file.stat().st_size for file in _files(folder))
+        total += size
+        entries.append((used, size, folder))
+    for used, size, folder in sorted(entries):
+        if total <= allowed or now - used < IN_USE_S:
+            return
+        # Renamed first, so that nobody finds an entry that is half gone.
+        going = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.gone")
+        try:
+            folder.rename(going)
+        except FileNotFoundError:
+            continue
+        shutil.rmtree(going, ignore_errors=True)
+        total -= size
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.rglob("*") if path.is_file()]
+    except FileNotFoundError:
+        return []
