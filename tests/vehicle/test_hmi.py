@@ -22,13 +22,18 @@ class Listener:
         self.requests: Pipeline[Status] = Pipeline("requests", 100)
         self.posted: Pipeline[tuple[Event, str]] = Pipeline("posted", 100)
         self.ignored: list[str] = []
+        self.failed: Pipeline[str] = Pipeline("failed", 100)
         port = HmiPort(
             self.requests,
             lambda event, cause: self._take(event, cause),
             lambda what: self.ignored.append(what),
+            lambda why: self._fail(why),
         )
         self._thread = threading.Thread(target=source.capture, args=(port,), daemon=True)
         self._thread.start()
+
+    def _fail(self, why: str) -> None:
+        self.failed.put(why)
 
     def _take(self, event: Event, cause: str) -> None:
         self.posted.put((event, cause))

@@ -29,11 +29,13 @@ class HmiPort:
         requests: requests found in datagrams; closed when the run stops.
         post: takes an event and why it came.
         ignored: told about a request that this source does not follow.
+        failed: told why the HMI was not understood or could not be heard: one capture failure each.
     """
 
     requests: Pipeline[Status]
     post: Callable[[Event, str], None]
     ignored: Callable[[str], None]
+    failed: Callable[[str], None]
 
 
 def hmi_capture_from_udp(port: HmiPort) -> None:

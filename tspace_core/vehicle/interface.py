@@ -263,7 +263,8 @@ class VehicleInterface(ABC, Generic[Item]):
 
     def hmi(self) -> None:
         """Task: hear the person's requests."""
-        self._source.capture(HmiPort(self._requests, self._post_request, self._ignored))
+        port = HmiPort(self._requests, self._post_request, self._ignored, self.watchdog.capture_failure)
+        self._source.capture(port)
 
     def hmi_control(self) -> None:
         """Task: drive the run through its states, and at its end close the links, whatever happens."""
