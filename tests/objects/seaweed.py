@@ -106,7 +106,7 @@ class SeaweedServer:
             f"-s3.config={config}", *(f"-{name}={port}" for name, port in self._ports.items()),
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.telemetry=false",
             "-volume.max=5000", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256",
-            "-volume.minFreeSpacePercent=1",
+            "-volume.minFreeSpacePercent=1", "-master.electionTimeout=1s", "-master.heartbeatInterval=200ms",
         ]  # fmt: skip
         # A bucket is a collection with volumes of its own: one is enough, seven are the default.
         environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
