@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tspace_core.errors import StorageError
+from tspace_core.objects.path import AnyPath, S3Path
 
+MANIFEST = "manifest.json"
+"""Name of the file that makes a folder visible where it is not written in one step."""
 _SUFFIX = ".tmp"
 
 
@@ -93,6 +96,20 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync(path.parent)
+
+
+def remove_directory(path: AnyPath) -> None:
+    """Remove a folder that was written whole; no reader takes what is left meanwhile for a whole one.
+
+    In a bucket its manifest goes first, on a disk the folder loses its name first.
+    """
+    if isinstance(path, S3Path):
+        (path / MANIFEST).unlink(missing_ok=True)
+        path.rmtree()
+        return
+    gone = _temporary(path)
+    path.rename(gone)
+    shutil.rmtree(gone)
 
 
 def write_text(path: Path, text: str) -> None:
