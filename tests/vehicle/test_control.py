@@ -64,6 +64,9 @@ class Rig:
     def disarm(self, cause: str) -> None:
         self.acts.append(f"disarm: {cause}")
 
+    def capture_stopped(self) -> None:
+        """Nothing is observed here."""
+
     def drop_stale(self) -> None:
         self.acts.append("drop stale")
 

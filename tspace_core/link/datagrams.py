@@ -100,12 +100,13 @@ def is_refusal(data: bytes) -> bool:
     return data.lstrip().startswith(_REFUSAL_START)
 
 
-def parse(data: bytes, signals: Sequence[str] = (*STATE_SIGNALS, *ENERGY_SIGNALS)) -> Datagram:
+def parse(data: bytes, signals: Sequence[str] | None = (*STATE_SIGNALS, *ENERGY_SIGNALS)) -> Datagram:
     """Read a datagram.
 
     Args:
         data: its bytes.
-        signals: names of the signals that a sample must have, see ``signals_needed``.
+        signals: names of the signals that a sample must have, see ``signals_needed``; None: samples are not
+            looked at, so that ``data`` is a key like any that nobody knows.
 
     Raises:
         DatagramError: too long, no JSON object, a wrong type, a missing signal, a number that is not finite.
@@ -238,10 +239,12 @@ def _status(content: dict[str, object]) -> Status | None:
 
 
 def _sample(
-    content: dict[str, object], signals: Sequence[str]
+    content: dict[str, object], signals: Sequence[str] | None
 ) -> tuple[dict[str, float] | None, tuple[str, ...]]:
     if "data" not in content:
         return None, ()
+    if signals is None:
+        return None, ("data",)
     values = content["data"]
     if not isinstance(values, dict):
         reason = "data is no object"

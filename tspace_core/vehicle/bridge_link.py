@@ -132,6 +132,8 @@ class BridgeLink:
         Raises:
             ChannelError: the bridge is gone.
         """
+        if self._given_up is not None:
+            return ArmReport(ok=False, reason=self._given_up)
         self._expect_armed(episode)
         self._client.send(Arm(by=by, token=token, resume=None if resume is None else to_hex(resume)))
         with self._changed:
@@ -196,12 +198,11 @@ class BridgeLink:
         except ChannelError as error:
             _log.warning("what was observed did not reach the bridge: %s", error)
 
-    def give_up_arming(self, cause: str) -> None:
-        """End the wait of ``arm``, if it waits; what the bridge may still answer is nobody's then."""
+    def arm_no_more(self, cause: str) -> None:
+        """End the wait of ``arm``, now and from now on; what the bridge may still answer is nobody's."""
         with self._changed:
-            if self._arming is not None:
-                self._given_up = cause
-                self._changed.notify_all()
+            self._given_up = self._given_up or cause
+            self._changed.notify_all()
 
     def beat(self) -> None:
         """Tell the bridge that the agent is alive.
@@ -225,7 +226,7 @@ class BridgeLink:
 
     def _expect_armed(self, episode: int) -> None:
         with self._changed:
-            self._arming, self._armed, self._given_up = episode, None, None
+            self._arming, self._armed = episode, None
 
     def _take(self, message: Message) -> None:
         if isinstance(message, StateMessage):

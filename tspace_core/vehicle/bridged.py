@@ -165,7 +165,17 @@ class BridgedVehicle(VehicleInterface[Item]):
         if self.bridge is None:
             return ArmReport(ok=False, reason=NOT_FLASHING, wanted=False)
         resume = self._drive.resume()
+        if resume is not None and not np.array_equal(resume, self.vehicle.default_map().table):
+            self.before_resuming(self.bridge)
         return self.bridge.arm(number, self._drive.by, self._drive.token, resume)
+
+    def before_resuming(self, bridge: BridgeLink) -> None:
+        """Do what the bridge needs before it can go on from a map of ours."""
+
+    def urgent(self, cause: str) -> None:
+        """The run ends: do not wait for the answer to arming any more."""
+        if self.bridge is not None:
+            self.bridge.arm_no_more(cause)
 
     def disarm(self, cause: str) -> None:
         """Ask the bridge for the reference map."""

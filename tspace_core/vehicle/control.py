@@ -54,6 +54,9 @@ class Hooks(Protocol):
     def drop_stale(self) -> None:
         """Throw waiting observations away."""
 
+    def capture_stopped(self) -> None:
+        """Observe nothing any more, until the next episode."""
+
     def stop_run(self, cause: str) -> None:
         """Stop every task."""
 
@@ -302,6 +305,7 @@ class EpisodeControl:
                 with self._lock:
                     self._capturing = False
                     self._lock.notify_all()
+                self._hooks.capture_stopped()
             case Effect.START_COUNTDOWN:
                 self.countdown.start(self.number, self._countdown_s)
             case Effect.CANCEL_COUNTDOWN:

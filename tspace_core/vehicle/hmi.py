@@ -99,6 +99,10 @@ SOURCES: dict[str, Callable[[Vehicle], HmiSource]] = {
 }
 
 
+DATAGRAM_SOURCES = frozenset({"udp", "dummy"})
+"""Sources that hear the requests in datagrams."""
+
+
 def hmi_source(name: str, vehicle: Vehicle) -> HmiSource:
     """The source of that name for a vehicle.
 

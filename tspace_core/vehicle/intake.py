@@ -42,12 +42,13 @@ class Taken:
 
 
 class Intake:
-    """Reads the datagrams of one vehicle.
+    """Reads the datagrams of one run.
 
     Args:
         vehicle: tells which signals a sample must have.
         monotonic_ns: ns of a clock that never steps back.
         wall_ns: ns UTC of the wall clock.
+        requests_only: samples come in another way; here they are ignored.
 
     Attributes:
         samples: samples taken so far.
@@ -59,8 +60,10 @@ class Intake:
         vehicle: Vehicle,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         wall_ns: Callable[[], int] = time.time_ns,
+        *,
+        requests_only: bool = False,
     ) -> None:
-        self._signals = observed_signals(vehicle)
+        self._signals = None if requests_only else observed_signals(vehicle)
         self._monotonic_ns, self._wall_ns = monotonic_ns, wall_ns
         # Arrivals are UTC by one look at the wall clock: setting that clock must not bend a window.
         self._offset_ns = wall_ns() - monotonic_ns()
@@ -89,7 +92,7 @@ class Intake:
                 answer=encode_refusal(error) if self._limiter.allows(sender) else None,
             )
         self._log_once(datagram.extra)
-        if datagram.sample is None:
+        if datagram.sample is None or self._signals is None:
             return Taken(status=datagram.status, answer=self._hint(datagram, data, sender))
         self.samples += 1
         sample = observation(
@@ -104,7 +107,8 @@ class Intake:
 
     def _hint(self, datagram: Datagram, data: bytes, sender: tuple[str, int]) -> bytes | None:
         """Unknown keys are no failure; but a person who mistyped the only one wants to hear of it."""
-        if datagram.status is not None or not self._limiter.allows(sender):
+        seen = datagram.status is not None or "data" in datagram.extra
+        if seen or not self._limiter.allows(sender):
             return None
         reason = "the datagram has neither status nor data"
         return encode_refusal(DatagramError(reason, value=shortened(data), what_to_do=EXAMPLE))

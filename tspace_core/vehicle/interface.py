@@ -179,6 +179,9 @@ class VehicleInterface(ABC, Generic[Item]):
     def built(self, window: Window) -> None:
         """A window of the episode is complete or broken; called before the control thread hears of it."""
 
+    def capture_stopped(self) -> None:
+        """Nothing is to be observed any more, until the next episode."""
+
     def urgent(self, cause: str) -> None:
         """A person ended the run: what holds the state machine up is to be given up."""
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.config import Vehicle
-from tspace_core.guard.state import VehicleState, implausible
 from tspace_core.vehicle.observation import Observation, observed_signals
+from tspace_core.vehicle.plausible import Plausibility
 
 _NS = 1e9
 _SEQ_RESTART = 1000
@@ -70,13 +70,7 @@ class WindowBuilder:
         self._period_ns = sampling.period_ns
         self._stale_ns = limits.stale_periods * self._period_ns
         self._max_dt_ns = round(vehicle.log.max_dt_s * _NS)
-        self._ranges = [
-            (name, self._place[name], vehicle.signals[name].valid, vehicle.signals[name].unit)
-            for name in self._names
-        ]
-        self._pedals_in_percent = all(
-            vehicle.signals[name].unit == "%" for name in ("thrust", "brake") if name in self._place
-        )
+        self._plausibility = Plausibility(vehicle, self._names)
         self.dropped: Counter[str] = Counter()
         self.lost = 0
         self._last: Observation | None = None
@@ -183,27 +177,9 @@ class WindowBuilder:
                 if "velocity" in self._place:
                     self._distance_m += float(new.values[self._place["velocity"]]) / 3.6 * seconds
         if not self._reason:
-            self._reason = self._implausible(new) or ""
+            self._reason = self._plausibility.reason(new.values) or ""
         self._rows.append(new.values)
         self._last = new
-
-    def _implausible(self, new: Observation) -> str | None:
-        for name, place, limits, unit in self._ranges:
-            value = float(new.values[place])
-            if not np.isfinite(value):
-                return f"{name} is {value}, no number"
-            if limits is not None and not limits[0] <= value <= limits[1]:
-                return f"{name} is {value:g} {unit}, possible is {limits[0]:g} to {limits[1]:g}"
-        state = VehicleState(
-            velocity_kmh=self._value(new, "velocity"),
-            thrust_percent=self._value(new, "thrust") if self._pedals_in_percent else 0.0,
-            brake_percent=self._value(new, "brake") if self._pedals_in_percent else 0.0,
-            at_ns=0,
-        )
-        return implausible(state, self._vehicle.guard)
-
-    def _value(self, new: Observation, name: str) -> float:
-        return float(new.values[self._place[name]]) if name in self._place else 0.0
 
     def _finish(self) -> Window:
         assert self._last is not None
