@@ -1,7 +1,7 @@
 """The codes of the remote CAN service: what each means, what it says about the vehicle, what to do next.
 
-The table is that of the wire contract. Two columns decide what happens after a failed flash: ``unchanged`` (is
-it certain that the vehicle's map is what it was?) and ``lasting`` (is it no use to wait and try again?).
+The table is that of the wire contract. Two columns decide what happens after a failed flash: ``unchanged``
+(is it certain that the vehicle's map is what it was?) and ``lasting`` (is it no use to wait and try again?).
 """
 
 from dataclasses import dataclass
