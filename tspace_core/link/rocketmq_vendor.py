@@ -8,8 +8,10 @@ to ``data_dir/logs/rocketmq.log``. It is imported where it is needed: that takes
 import importlib
 import logging
 import logging.handlers
+import os
 import sys
 import threading
+import traceback
 import types
 import warnings
 from dataclasses import dataclass
@@ -45,6 +47,8 @@ def vendor() -> Vendor:
     """
     with _lock:
         if "rocketmq" not in sys.modules:
+            # gRPC's C core writes each lost connection to stderr; the callers say it themselves.
+            os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
             stand_in = types.ModuleType(_LOG_MODULE)
             stand_in.logger = _logger()  # type: ignore[attr-defined]
             sys.modules.setdefault(_LOG_MODULE, stand_in)
@@ -80,6 +84,19 @@ def _logger() -> logging.Logger:
         )
     except OSError:
         handler = logging.NullHandler()
+    # Its callbacks raise what nobody catches: a heartbeat that failed would be a traceback on the screen.
+    logging.getLogger("concurrent.futures").addFilter(_not_of_the_vendor)
     handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(process)d %(message)s"))
     logger.addHandler(handler)
     return logger
+
+
+def _not_of_the_vendor(record: logging.LogRecord) -> bool:
+    """False for an exception in one of the vendor's callbacks, which goes to the vendor's log instead."""
+    if not record.exc_info or record.exc_info[2] is None:
+        return True
+    frames = traceback.extract_tb(record.exc_info[2])
+    if not any("/rocketmq/v5/" in frame.filename.replace(os.sep, "/") for frame in frames):
+        return True
+    logging.getLogger(LOGGER).warning("%s", record.exc_info[1])
+    return False
