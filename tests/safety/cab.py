@@ -19,7 +19,7 @@ from tspace_core.bridge.guard_task import GuardTask
 from tspace_core.config.loading import load_vehicle
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.config.vehicle import Vehicle
-from tspace_core.guard import flash_guard
+from tspace_core.guard import judge
 from tspace_core.guard.audit import AuditLog
 from tspace_core.guard.flash_guard import FlashGuard
 from tspace_core.guard.state import ArmResult, FlashOutcome, Proposal, VehicleState
@@ -49,7 +49,7 @@ def clocked(wire: Wire) -> Iterator[pytest.MonkeyPatch]:
         # A process parses its map's file a few times when it starts; here thousands start.
         patch.setattr(Vehicle, "default_map", lambda vehicle: _default_map(vehicle.id))
         for rule in ("guard", "guard_resume"):
-            patch.setattr(flash_guard, rule, wire.witness.accepting(getattr(flash_guard, rule)))
+            patch.setattr(judge, rule, wire.witness.accepting(getattr(judge, rule)))
         yield patch
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tspace_core.errors import AuditError
-from tspace_core.guard.flash_guard import FlashGuard
+from tspace_core.guard.base import GuardBase
 from tspace_core.guard.state import GuardState, VehicleState
 from tspace_core.supervision.pipeline import Pipeline, PipelineClosed, PipelineEmpty
 
@@ -37,7 +37,7 @@ class GuardTask:
         refused: commands that found the queue full.
     """
 
-    def __init__(self, guard: FlashGuard, on_state: Callable[[GuardState, str], None]) -> None:
+    def __init__(self, guard: GuardBase, on_state: Callable[[GuardState, str], None]) -> None:
         self.guard = guard
         self._on_state = on_state
         self._commands: Pipeline[Command] = Pipeline("guard", _QUEUE, when_full="refuse")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,22 @@ class AbortedError(GuardError):
 
 class OverrunError(GuardError):
     """A transaction must go no further: its time is over."""
+
+
+class WayBack(Protocol):
+    """What is behind a guard, as far as calling off and going back are concerned."""
+
+    def mark(self) -> int:
+        """A number that changes with every `abort`; take it before looking whether a flash is allowed."""
+        ...
+
+    def abort(self) -> None:
+        """Let no flash that was allowed before go any further; any thread, never blocks."""
+        ...
+
+    def revert(self, *, reconnect: bool = False) -> str | None:
+        """Put the reference map into effect, from any thread; None: confirmed, else why it is not."""
+        ...
 
 
 class Commands:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.guard.audit import AuditLog
-from tspace_core.guard.state import GuardState, Rows
+from tspace_core.guard.state import Accepted, GuardState, Rows
 
 
 class Journal:
@@ -31,6 +31,24 @@ class Journal:
             AuditError: it is not.
         """
         self._audit.append(event, **self._vehicle, guard=state, cause=cause, reference=confirmed, **fields)
+
+    def flash(self, state: GuardState, cause: str, answer: Accepted, rows: slice, **about: Any) -> None:
+        """Announce the flash of an accepted map, which differs from the live one in ``rows``.
+
+        Raises:
+            AuditError: it is not on the disk.
+        """
+        self.write(
+            "flash",
+            state,
+            cause,
+            confirmed=False,
+            first_row=rows.start,
+            rows=rows_hex(answer.table.table[rows]),
+            clipped=answer.clipped,
+            map_sha256=answer.table.sha256(),
+            **about,
+        )
 
 
 def rows_hex(rows: Rows) -> str:

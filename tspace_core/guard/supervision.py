@@ -15,7 +15,58 @@ QUIET_S = 2.5
 """Between further tries: each keeps the VCU's session alive, which left in silence falls back by itself."""
 
 
-class Supervision:
+class AgentWatch:
+    """Judges the agent's heartbeat; what is known of the vehicle is its subclasses' matter.
+
+    Time is given in ns of a monotonic clock.
+
+    Attributes:
+        latest: the newest sample of the vehicle, however old.
+    """
+
+    def __init__(self, vehicle: Vehicle) -> None:
+        self._limits = vehicle.guard
+        self._heartbeat_ns = 0
+        self.latest: VehicleState | None = None
+
+    def begin(self, now_ns: int) -> None:
+        """A run begins: the agent is alive."""
+        self._heartbeat_ns = now_ns
+
+    def heartbeat(self, now_ns: int) -> None:
+        """The agent was alive at ``now_ns``; word that comes late makes it no younger."""
+        self._heartbeat_ns = max(self._heartbeat_ns, now_ns)
+
+    def observe(self, state: VehicleState, now_ns: int) -> str | None:
+        """Take one sample in; returns why the reference map must come back, or None."""
+        raise NotImplementedError
+
+    def windows(self, now_ns: int) -> str | None:
+        """Why what is known of the vehicle brings the reference map back, or None."""
+        raise NotImplementedError
+
+    def agent_lost(self, now_ns: int) -> str | None:
+        """Why the reference map must come back, or None."""
+        return self._silent(now_ns, self._limits.reference_after_s, "reference map")
+
+    def agent_late(self, now_ns: int) -> str | None:
+        """Why nothing may be flashed, or None."""
+        return self._silent(now_ns, self._limits.no_flash_after_s, "no flash")
+
+    def _silent(self, now_ns: int, limit_s: float, then: str) -> str | None:
+        silent_s = (now_ns - self._heartbeat_ns) / 1e9
+        if silent_s < limit_s:
+            return None
+        return f"no heartbeat of the agent for {silent_s:.2f} s, {then} after {limit_s:g} s"
+
+    def _overridden(self, state: VehicleState) -> str | None:
+        most = self._limits.override_brake_percent
+        if state.valid and state.brake_percent > most:
+            return f"driver override: brake at {state.brake_percent:g} %, beyond {most:g} %"
+        return None
+
+
+class Supervision(AgentWatch):
     """Judges heartbeats and samples; it decides nothing itself but says what there is to decide.
 
     Time is given in ns of a monotonic clock. Windows as long as the vehicle's follow one another from `begin`
@@ -24,13 +75,10 @@ class Supervision:
     """
 
     def __init__(self, vehicle: Vehicle) -> None:
-        self._limits = vehicle.guard
+        super().__init__(vehicle)
         self._window_ns = round(vehicle.sampling.window_s * 1e9)
         self._samples = vehicle.sampling.window
         self._stale_ns = round(vehicle.guard.stale_periods / vehicle.sampling.rate_hz * 1e9)
-        self._heartbeat_ns = 0
-        self.latest: VehicleState | None = None
-        """The newest sample, however old."""
         self._seen_ns = 0
         self._invalid = 0
         self._reason = ""
@@ -39,14 +87,10 @@ class Supervision:
 
     def begin(self, now_ns: int) -> None:
         """A run begins: the agent is alive, no window is invalid."""
-        self._heartbeat_ns = now_ns
+        super().begin(now_ns)
         self._seen_ns = now_ns
         self._invalid = 0
         self._open_window(now_ns)
-
-    def heartbeat(self, now_ns: int) -> None:
-        """The agent was alive at ``now_ns``; word that comes late makes it no younger."""
-        self._heartbeat_ns = max(self._heartbeat_ns, now_ns)
 
     def observe(self, state: VehicleState, now_ns: int) -> str | None:
         """Take one sample in; returns why the reference map must come back, or None."""
@@ -61,10 +105,7 @@ class Supervision:
         self._note_gap(now_ns)
         self._seen_ns = now_ns
         self._why = self._why or why
-        most = self._limits.override_brake_percent
-        if state.valid and state.brake_percent > most:
-            return f"driver override: brake at {state.brake_percent:g} %, beyond {most:g} %"
-        return cause
+        return self._overridden(state) or cause
 
     def dead(self, now_ns: int, envelope: Envelope) -> str | None:
         """Why the signals are not alive enough to arm on, or None."""
@@ -85,20 +126,6 @@ class Supervision:
         if self._invalid >= self._limits.invalid_windows:
             return f"{self._invalid} invalid windows in a row, the last one: {self._reason}"
         return None
-
-    def agent_lost(self, now_ns: int) -> str | None:
-        """Why the reference map must come back, or None."""
-        return self._silent(now_ns, self._limits.reference_after_s, "reference map")
-
-    def agent_late(self, now_ns: int) -> str | None:
-        """Why nothing may be flashed, or None."""
-        return self._silent(now_ns, self._limits.no_flash_after_s, "no flash")
-
-    def _silent(self, now_ns: int, limit_s: float, then: str) -> str | None:
-        silent_s = (now_ns - self._heartbeat_ns) / 1e9
-        if silent_s < limit_s:
-            return None
-        return f"no heartbeat of the agent for {silent_s:.2f} s, {then} after {limit_s:g} s"
 
     def _open_window(self, start_ns: int) -> None:
         self._start_ns = start_ns

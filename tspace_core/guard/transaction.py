@@ -61,6 +61,7 @@ class Flashed:
         effect_ns: when the new page took effect; None unless applied.
         cells: cells that were sent.
         lock: a person must look at it before the next flash.
+        trip: the reference map must come back before the next flash.
     """
 
     result: Literal["APPLIED", "REVERTED", "UNKNOWN"]
@@ -70,6 +71,7 @@ class Flashed:
     effect_ns: int | None
     cells: int
     lock: bool = False
+    trip: bool = False
 
 
 def flash(
