@@ -5,7 +5,6 @@ from           kind                        meaning
 =============  ==========================  ==============================================================
 any            ``hello``                   first message: who speaks, for which vehicle
 agent          ``heartbeat``               it is alive; 10 times a second
-agent          ``observe``                 what it saw of a vehicle that the bridge does not see itself
 agent          ``arm``                     a run wants to flash; optionally from its last live map
 agent          ``observe``                 what it saw the vehicle do last; where the bridge has no bus to see
 agent          ``propose``                 4 rows of torque for the map
@@ -30,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tspace_core.errors import ChannelError, LinkError
 from tspace_core.link.float_buffer import from_hex
@@ -70,33 +69,6 @@ class Heartbeat(_Message):
 
     kind: Literal["heartbeat"] = "heartbeat"
     n: int = Field(ge=0, lt=1 << 63)
-
-
-class Observe(_Message):
-    """One window of a vehicle that only the agent sees: its last sample, or why it has none.
-
-    Attributes:
-        velocity_kmh: speed, km/h; None: unknown.
-        thrust_percent, brake_percent: pedals, % of full travel; None: unknown.
-        age_ms: time since the sample, when this was sent, ms.
-        valid: whether the window is usable; then all three are known.
-        reason: why it is not.
-    """
-
-    kind: Literal["observe"] = "observe"
-    velocity_kmh: float | None = None
-    thrust_percent: float | None = None
-    brake_percent: float | None = None
-    age_ms: Milliseconds = 0.0
-    valid: bool = True
-    reason: Reason = ""
-
-    @model_validator(mode="after")
-    def _known(self) -> "Observe":
-        if self.valid and None in (self.velocity_kmh, self.thrust_percent, self.brake_percent):
-            message = "a valid window has velocity_kmh, thrust_percent and brake_percent"
-            raise ValueError(message)
-        return self
 
 
 class Arm(_Message):
@@ -229,7 +201,6 @@ class Failed(_Message):
 Message = (
     Hello
     | Heartbeat
-    | Observe
     | Arm
     | Observe
     | Propose
