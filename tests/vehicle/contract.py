@@ -24,7 +24,7 @@ class Rig(ABC):
     """One vehicle interface with a simulated other end.
 
     Attributes:
-        vehicle: what is driven: windows of 10 samples, a short countdown.
+        vehicle: what is driven: short windows, a short countdown, 5 capture failures end the run.
         interface: the interface, not yet started.
         supervisor: what it is started with.
     """
@@ -52,6 +52,11 @@ class Rig(ABC):
     @abstractmethod
     def links_closed(self) -> None:
         """Assert that every link of the interface is closed, waiting for what takes time."""
+
+    @property
+    def length(self) -> int:
+        """Samples in a window."""
+        return self.vehicle.sampling.window
 
     def next(self) -> StreamItem:
         """The next item of the stream."""
@@ -106,7 +111,7 @@ class VehicleInterfaceContract:
         assert (begun.number, begun.armed) == (1, True)
         assert begun.live is not None
         np.testing.assert_array_equal(begun.live, rig.vehicle.default_map().table)
-        rig.samples(30)
+        rig.samples(3 * rig.length)
         windows = [rig.next() for _ in range(3)]
         assert all(isinstance(window, Window) and window.valid for window in windows)
         starts = [window.start_ns for window in windows if isinstance(window, Window)]
@@ -119,9 +124,9 @@ class VehicleInterfaceContract:
 
     def test_samples_from_before_the_begin_are_stale(self, rig: Rig) -> None:
         self.start(rig)
-        rig.samples(25, thrust=99.0)
+        rig.samples(5 * rig.length // 2, thrust=99.0)
         rig.begin()
-        rig.samples(10)
+        rig.samples(rig.length)
         window = rig.next()
         assert isinstance(window, Window)
         assert window.samples[:, 1].max() < 50
@@ -129,12 +134,12 @@ class VehicleInterfaceContract:
     def test_samples_of_the_episode_before_are_in_no_window(self, rig: Rig) -> None:
         self.start(rig)
         rig.begin()
-        rig.samples(15, thrust=99.0)
+        rig.samples(3 * rig.length // 2, thrust=99.0)
         assert isinstance(rig.next(), Window)
         rig.say("end_invalid")
         assert isinstance(rig.next(), EpisodeEnded)
         rig.begin()
-        rig.samples(10)
+        rig.samples(rig.length)
         window = rig.next()
         assert isinstance(window, Window)
         assert window.samples[:, 1].max() < 50
@@ -222,7 +227,7 @@ class VehicleInterfaceContract:
         assert np.isnan(outcome.rows).all()
         assert "not answer within" in rig.reference_causes(1)[0]
         assert not rig.interface.control.capturing
-        rig.samples(20)
+        rig.samples(2 * rig.length)
         rig.behave("apply")
         rig.say("begin")
         ended, begun = rig.next(), rig.next()
@@ -260,9 +265,9 @@ class VehicleInterfaceContract:
     def test_an_implausible_sample_makes_one_invalid_window_and_one_failure(self, rig: Rig) -> None:
         self.start(rig)
         rig.begin()
-        rig.samples(9)
+        rig.samples(rig.length - 1)
         rig.samples(1, thrust=101.0)
-        rig.samples(10)
+        rig.samples(rig.length)
         first, second = rig.next(), rig.next()
         assert isinstance(first, Window)
         assert isinstance(second, Window)

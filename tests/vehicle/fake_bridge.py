@@ -48,6 +48,22 @@ def silent(propose: Propose) -> None:
     """No answer at all."""
 
 
+def failing(code: int) -> Callable[[Propose], Answer]:
+    """An answerer whose flashes fail with that code; 0: the guard refuses."""
+
+    def answer(propose: Propose) -> Answer:
+        return Answer(
+            id=propose.id,
+            result="REFUSED" if code == 0 else "REVERTED",
+            code=code,
+            reason="as the test wants",
+            first_row=propose.first_row,
+            rows=propose.rows,
+        )
+
+    return answer
+
+
 class FakeBridge:
     """Serves one vehicle's channel.
 

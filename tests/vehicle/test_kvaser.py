@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.vehicle.contract import Behaviour, Rig, VehicleInterfaceContract
-from tests.vehicle.fake_bridge import KEY, FakeBridge, applied, free_udp_port, silent
+from tests.vehicle.fake_bridge import KEY, FakeBridge, applied, failing, free_udp_port, silent
 from tests.vehicle.samples import drive_sample, truck
 from tspace_core.config import Vehicle
 from tspace_core.errors import ChannelError, LinkError, VehicleError
@@ -124,22 +124,6 @@ class KvaserRig(Rig):
         assert self.supervisor.join(LONG_S) == []
         self.sender.close()
         self.bridge.stop()
-
-
-def failing(code: int) -> Callable[[Propose], Answer]:
-    """An answerer whose flashes fail with that code; 0: the guard refuses."""
-
-    def answer(propose: Propose) -> Answer:
-        return Answer(
-            id=propose.id,
-            result="REFUSED" if code == 0 else "REVERTED",
-            code=code,
-            reason="as the test wants",
-            first_row=propose.first_row,
-            rows=propose.rows,
-        )
-
-    return answer
 
 
 RigMaker = Callable[..., KvaserRig]
