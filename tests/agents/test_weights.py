@@ -103,6 +103,8 @@ def test_what_a_killed_removal_left_stands_in_no_ones_way(tmp_path: Path) -> Non
     (tmp_path / ".00000001.tmp" / "actor.json").write_text("{}")
     for step in (2, 3):
         store.save(agent, step)
+    assert store.steps() == [2, 3]
+    store.clear()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000003"]
 
 

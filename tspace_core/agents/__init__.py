@@ -1,18 +1,17 @@
 """Agents that learn torque maps from replay, their checkpoints, training and tracking."""
 
-from pathlib import Path
-
 from tspace_core.agents.checkpoint import Checkpoint, CheckpointStore
 from tspace_core.agents.ddpg import DDPG
 from tspace_core.agents.dpg import DPG, Losses, Mode
 from tspace_core.agents.policy import DDPGPolicy
 from tspace_core.errors import CheckpointError
+from tspace_core.objects.path import AnyPath
 
 AGENTS: dict[str, type[DPG]] = {DDPG.name: DDPG}
 """Agents by the name in their checkpoints; a new agent is one line here."""
 
 
-def load_agent(directory: Path, mode: Mode = "infer") -> DPG:
+def load_agent(directory: AnyPath, mode: Mode = "infer") -> DPG:
     """The agent of a checkpoint, whichever it is.
 
     Raises:

@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,13 +25,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tspace_core import __version__
-from tspace_core.errors import CheckpointError
-from tspace_core.storage.files import atomic_directory, sha256
+from tspace_core.errors import CheckpointError, ObjectMissingError
+from tspace_core.objects.path import AnyPath, local_folder
+from tspace_core.storage.bucket_folder import MANIFEST
+from tspace_core.storage.files import atomic_directory, sha256, sweep
+from tspace_core.storage.folders import remove_directory
 
 if TYPE_CHECKING:
-    from tspace_core.agents.dpg import DPG
+    from pathlib import Path
 
-MANIFEST = "manifest.json"
+    from tspace_core.agents.dpg import DPG
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -77,7 +79,7 @@ def _hash(values: Mapping[str, Any]) -> str:
 
 
 def write_checkpoint(
-    directory: Path, manifest: CheckpointManifest, components: Mapping[str, Component]
+    directory: AnyPath, manifest: CheckpointManifest, components: Mapping[str, Component]
 ) -> None:
     """Write a checkpoint; ``directory`` appears whole or not at all.
 
@@ -103,11 +105,12 @@ def write_checkpoint(
 
 
 class Checkpoint:
-    """A checkpoint on disk, opened for reading."""
+    """A checkpoint, opened for reading; one in a bucket is read from a copy on this machine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: AnyPath) -> None:
         self.directory = directory
-        self.manifest = _parse(CheckpointManifest, directory / MANIFEST)
+        self._folder = _local(directory)
+        self.manifest = self._parse(CheckpointManifest, MANIFEST)
 
     def component(self, name: str, keys: Collection[str] = ()) -> Component:
         """Read one component and compare it with its manifest.
@@ -125,13 +128,13 @@ class Checkpoint:
                 "load another checkpoint"
             )
             raise CheckpointError(message)
-        part = _parse(_ComponentManifest, self.directory / f"{name}.json")
+        part = self._parse(_ComponentManifest, f"{name}.json")
         self._check_values(part, keys)
-        path = self.directory / f"{name}.safetensors"
-        if not path.is_file():
+        path, file = self.directory / f"{name}.safetensors", self._folder / f"{name}.safetensors"
+        if not file.is_file():
             message = f"{path}: missing; load another checkpoint of {self.directory.parent}"
             raise CheckpointError(message)
-        found = sha256(path)
+        found = sha256(file)
         if found != part.sha256:
             message = (
                 f"{path}: sha256 {found[:12]}..., its manifest says {part.sha256[:12]}...: "
@@ -139,7 +142,7 @@ class Checkpoint:
             )
             raise CheckpointError(message)
         try:
-            tensors = load_file(path)
+            tensors = load_file(file)
         except (SafetensorError, OSError) as error:
             message = f"{path}: not readable ({error}); load another checkpoint of {self.directory.parent}"
             raise CheckpointError(message) from error
@@ -153,6 +156,17 @@ class Checkpoint:
         """
         for name in self.manifest.components:
             self.component(name)
+
+    def _parse(self, model: type[M], name: str) -> M:
+        path = self.directory / name  # as people know it
+        try:
+            return model.model_validate(json.loads((self._folder / name).read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            message = f"{path}: missing; load another checkpoint"
+            raise CheckpointError(message) from error
+        except (ValidationError, ValueError, OSError) as error:
+            message = f"{path}: not a checkpoint's manifest ({error}); load another checkpoint"
+            raise CheckpointError(message) from error
 
     def _check_values(self, part: _ComponentManifest, keys: Collection[str]) -> None:
         path = self.directory / f"{part.component}.json"
@@ -187,21 +201,18 @@ class Checkpoint:
             raise CheckpointError(message)
 
 
-def _parse(model: type[M], path: Path) -> M:
+def _local(directory: AnyPath) -> "Path":
     try:
-        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        message = f"{path}: missing; load another checkpoint"
-        raise CheckpointError(message) from error
-    except (ValidationError, ValueError, OSError) as error:
-        message = f"{path}: not a checkpoint's manifest ({error}); load another checkpoint"
+        return local_folder(directory)
+    except ObjectMissingError as error:
+        message = f"{directory / MANIFEST}: missing; load another checkpoint"
         raise CheckpointError(message) from error
 
 
 class CheckpointStore:
     """The checkpoints of one run, ``<lake>/checkpoints/<agent>/<run>``; the newest ``keep`` of them stay."""
 
-    def __init__(self, root: Path, *, keep: int = 10, every: int = 500) -> None:
+    def __init__(self, root: AnyPath, *, keep: int = 10, every: int = 500) -> None:
         if keep < 1 or every < 1:
             message = f"keep is {keep} and every is {every}, both must be at least 1"
             raise CheckpointError(message)
@@ -215,19 +226,14 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            int(path.name)
-            for path in self.root.iterdir()
-            if path.name.isdigit() and (path / MANIFEST).is_file()
-        )
+        complete = (manifest.parent.name for manifest in self.root.glob(f"*/{MANIFEST}"))
+        return sorted(int(name) for name in complete if name.isdigit())
 
-    def path(self, step: int) -> Path:
+    def path(self, step: int) -> AnyPath:
         """Folder of the checkpoint after that step."""
         return self.root / f"{step:08d}"
 
-    def latest(self) -> Path:
+    def latest(self) -> AnyPath:
         """Folder of the newest checkpoint.
 
         Raises:
@@ -239,14 +245,14 @@ class CheckpointStore:
             raise CheckpointError(message)
         return self.path(steps[-1])
 
-    def save(self, agent: "DPG", step: int, extra: Mapping[str, Component] | None = None) -> Path:
+    def save(self, agent: "DPG", step: int, extra: Mapping[str, Component] | None = None) -> AnyPath:
         """Save the agent, with further components beside its own, then remove what is older than the newest.
 
         Raises:
             CheckpointError: the run has a checkpoint of that step already.
         """
         path = self.path(step)
-        if path.exists():
+        if (path / MANIFEST).is_file():
             message = f"{path}: exists already; resume the run from its latest checkpoint or choose a new run"
             raise CheckpointError(message)
         agent.save(path, step=step, extra=extra)
@@ -256,7 +262,22 @@ class CheckpointStore:
     def trim(self) -> None:
         """Remove what is older than the newest ``keep``."""
         for old in self.steps()[: -self.keep]:
-            gone = self.root / f".{old:08d}.tmp"  # a half removed checkpoint must not look like one
-            shutil.rmtree(gone, ignore_errors=True)  # what a killed process left stands in the way
-            self.path(old).rename(gone)
-            shutil.rmtree(gone)
+            remove_directory(self.path(old))
+
+    def clear(self) -> None:
+        """Remove what killed writers left unfinished; only for the one process that writes this run."""
+        if not self.root.is_dir():
+            return
+        sweep(self.root, older_than_s=0.0)
+        complete = self.steps()
+        for folder in self.root.iterdir():
+            if folder.name.isdigit() and int(folder.name) not in complete:
+                remove_directory(folder)
+
+    def put_aside(self, step: int, name: str) -> AnyPath:
+        """Give a checkpoint that cannot be read another name, so that the run may come to its step again."""
+        path, aside = self.path(step), self.root / name
+        with atomic_directory(aside) as temporary:
+            shutil.copytree(local_folder(path), temporary, dirs_exist_ok=True)
+        remove_directory(path)
+        return aside

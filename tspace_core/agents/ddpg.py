@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from math import isfinite
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,6 +19,7 @@ from tspace_core.agents.noise import OrnsteinUhlenbeck
 from tspace_core.agents.normaliser import Normaliser
 from tspace_core.config import DDPGHyperparameters
 from tspace_core.errors import AgentError, CheckpointError
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.replay import ReplayBatch
 
 SCHEDULE = {
@@ -247,7 +247,7 @@ class DDPG(DPG):
         return self.normaliser.fitted
 
     @classmethod
-    def load(cls, directory: Path, mode: Mode = "infer") -> Self:
+    def load(cls, directory: AnyPath, mode: Mode = "infer") -> Self:
         """The agent of a checkpoint, with the hyperparameters in it.
 
         Raises:

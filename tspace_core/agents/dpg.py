@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from tspace_core.agents.checkpoint import Checkpoint, CheckpointManifest, Component, write_checkpoint
 from tspace_core.config import DDPGHyperparameters
 from tspace_core.errors import AgentError
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.replay import ReplayBatch
 
 Mode = Literal["train", "infer"]
@@ -94,7 +94,7 @@ class DPG(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, directory: Path, mode: Mode = "infer") -> Self:
+    def load(cls, directory: AnyPath, mode: Mode = "infer") -> Self:
         """The agent of a checkpoint."""
 
     @abstractmethod
@@ -103,7 +103,9 @@ class DPG(ABC):
     @abstractmethod
     def _components(self) -> Mapping[str, Component]: ...
 
-    def save(self, directory: Path, *, step: int = 0, extra: Mapping[str, Component] | None = None) -> None:
+    def save(
+        self, directory: AnyPath, *, step: int = 0, extra: Mapping[str, Component] | None = None
+    ) -> None:
         """Write a checkpoint into the new folder ``directory``.
 
         Raises:
@@ -114,7 +116,7 @@ class DPG(ABC):
         write_checkpoint(directory, self._manifest(step), {**self._components(), **(extra or {})})
 
     def save_policy(
-        self, directory: Path, *, step: int = 0, extra: Mapping[str, Component] | None = None
+        self, directory: AnyPath, *, step: int = 0, extra: Mapping[str, Component] | None = None
     ) -> None:
         """Write the policy alone into the new folder ``directory``, as a checkpoint for mode ``infer``.
 

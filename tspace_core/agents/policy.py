@@ -1,11 +1,10 @@
 """A trained agent as a policy that evaluation and the twin can drive with."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.agents.ddpg import DDPG
+from tspace_core.objects.path import AnyPath
 
 
 class DDPGPolicy:
@@ -15,7 +14,7 @@ class DDPGPolicy:
         self._agent = agent
 
     @classmethod
-    def load(cls, directory: Path) -> "DDPGPolicy":
+    def load(cls, directory: AnyPath) -> "DDPGPolicy":
         """The policy of a checkpoint.
 
         Raises:

@@ -1,24 +1,23 @@
 """Release of an agent for a vehicle: only one that loads and answers."""
 
-from pathlib import Path
-
 import numpy as np
 
 from tspace_core.agents import load_agent
 from tspace_core.config import Vehicle
 from tspace_core.errors import AgentError, CheckpointError
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.champion import Champion, release
 from tspace_core.storage.lake import Lake, read_json
 
 
-def release_agent(lake: Lake, vehicle: Vehicle, checkpoint: Path, *, by: str) -> Champion:
+def release_agent(lake: Lake, vehicle: Vehicle, checkpoint: AnyPath, *, by: str) -> Champion:
     """Make a checkpoint the champion of a vehicle, after it has answered a state with an action.
 
     Raises:
         CheckpointError: it cannot be loaded, is damaged, of other dimensions, or its action is not finite.
     """
 
-    def loads(folder: Path) -> None:
+    def loads(folder: AnyPath) -> None:
         agent = load_agent(folder)
         try:
             action = agent.predict(np.zeros(vehicle.sampling.state_dim, np.float32))
@@ -32,7 +31,7 @@ def release_agent(lake: Lake, vehicle: Vehicle, checkpoint: Path, *, by: str) ->
     return release(lake, vehicle, checkpoint, by=by, loads=loads)
 
 
-def latest_checkpoint(lake: Lake, vehicle_id: str) -> Path:
+def latest_checkpoint(lake: Lake, vehicle_id: str) -> AnyPath:
     """The checkpoint of the vehicle's latest finished training run.
 
     Raises:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from tspace_core.agents.pictures import map_change_figure
 from tspace_core.agents.returns import episode_returns, running_reward
 from tspace_core.agents.tracking import NullTracker, RunTracker
 from tspace_core.errors import AgentError, CheckpointError
+from tspace_core.objects.fields import PathField
 from tspace_core.storage.replay import Replay
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class TrainSummary(BaseModel):
     """Values that a policy can have with the rewards in the data: reward range / (1 - gamma), scaled."""
     overestimating: bool
     """The last mean value lies outside ``value_range``: the critic diverges, finite as it is."""
-    checkpoint: Path | None
+    checkpoint: PathField | None
     wall_s: float
     updates_per_s: float
 

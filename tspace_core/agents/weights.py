@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tspace_core.agents.checkpoint import Checkpoint, CheckpointStore, Component
 from tspace_core.agents.dpg import DPG
 from tspace_core.config import NoiseParameters
+from tspace_core.objects.path import AnyPath
 
 WEIGHTS = "weights"
 KEPT = 5
@@ -42,7 +43,7 @@ class WeightsFolder:
 
     def path(self, version: int) -> Path:
         """Folder of a version."""
-        return self._versions.path(version)
+        return self.root / f"{version:08d}"
 
     def publish(self, agent: DPG, updates: int) -> int:
         """Write the agent's policy as the next version, remove the oldest, return the version."""
@@ -54,7 +55,7 @@ class WeightsFolder:
         return version
 
 
-def read_info(path: Path) -> WeightsInfo:
+def read_info(path: AnyPath) -> WeightsInfo:
     """What the weights in a folder are.
 
     Raises:

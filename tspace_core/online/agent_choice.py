@@ -3,20 +3,27 @@
 import hashlib
 import json
 import logging
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from tspace_core.agents import Checkpoint, CheckpointStore
 from tspace_core.agents.ddpg import SCHEDULE
 from tspace_core.config import DDPGHyperparameters, Vehicle
-from tspace_core.errors import CheckpointError
+from tspace_core.errors import CheckpointError, ObjectMissingError, StorageError
+from tspace_core.objects.path import AnyPath, local_folder
 from tspace_core.storage.champion import AGENT as CHAMPIONS
 from tspace_core.storage.champion import Champion, champion
 from tspace_core.storage.lake import Lake
+from tspace_core.storage.pointer import pointer_version
 
 _log = logging.getLogger(__name__)
 
 AGENT = "ddpg"
+LOOK_S = 0.5
+"""How long a look for a release may take at the begin of an episode, s; its first window takes longer."""
+EVERY_S = 5.0
+"""Time between looks that nobody asks for, s: they fetch a release before it is wanted."""
 
 
 def learner_run(vehicle: Vehicle, hyper: DDPGHyperparameters, released: Champion | None) -> str:
@@ -45,10 +52,10 @@ class Choice:
         start_from: what a learner without checkpoints of its own begins with.
     """
 
-    checkpoint: Path | None
+    checkpoint: AnyPath | None
     released: Champion | None
     run: str
-    start_from: Path | None
+    start_from: AnyPath | None
 
 
 def choose(lake: Lake, vehicle: Vehicle, hyper: DDPGHyperparameters, *, infer: bool) -> Choice:
@@ -71,8 +78,18 @@ def choose(lake: Lake, vehicle: Vehicle, hyper: DDPGHyperparameters, *, infer: b
     return Choice(checkpoint, released, run, start_from)
 
 
+@dataclass(frozen=True)
+class Released:
+    """A release that was found, and a folder on this machine with its files."""
+
+    champion: Champion
+    folder: Path
+
+
 class ReleaseWatch:
-    """Looks for another release than the one that drives.
+    """Looks for another release than the one that drives; never keeps the control loop waiting for a lake.
+
+    ``look`` may take its time and belongs on a task of its own; ``newer`` gives what it has found.
 
     Args:
         lake: where releases are kept.
@@ -84,48 +101,83 @@ class ReleaseWatch:
         self._lake = lake
         self._vehicle_id = vehicle_id
         self._pointer = lake.checkpoints(CHAMPIONS, f"{vehicle_id}.json")
-        self._stamp = self._look()
+        self._version = pointer_version(self._pointer)
+        self._changed = threading.Condition()
+        self._asked = self._looked = 0
+        self._found: Released | None = None
+        self._closed = False
         self.present = present
 
-    def newer(self) -> Champion | None:
-        """The release, if it became another one since the last call; a damaged one is logged and left."""
-        stamp = self._look()
-        if stamp == self._stamp:
-            return None
-        self._stamp = stamp
-        try:
-            found = champion(self._lake, self._vehicle_id)
-        except CheckpointError as error:
-            _log.warning("the new release is not taken over: %s", error)
-            return None
-        if found is None or (self.present is not None and found.sha256 == self.present.sha256):
-            return None
-        self.present = found
+    def newer(self, wait_s: float = LOOK_S) -> Released | None:
+        """The release, if it became another one since the last call.
+
+        A look is asked for and waited for, that long at most: one that takes longer counts for the next call.
+        """
+        with self._changed:
+            self._asked += 1
+            asked = self._asked
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._looked >= asked or self._closed, wait_s)
+            found, self._found = self._found, None
         return found
 
-    def _look(self) -> tuple[int, int] | None:
+    def watch(self) -> None:
+        """Look when it is asked for, and now and then, until ``close``; a task of the run's supervisor."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._asked > self._looked or self._closed, EVERY_S)
+                if self._closed:
+                    return
+                asked = self._asked
+            self.look()
+            with self._changed:
+                self._looked = asked
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Look no more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def look(self) -> None:
+        """Look for another release; a damaged one, or a lake out of reach, is logged and left."""
         try:
-            found = self._pointer.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino
+            version = pointer_version(self._pointer)
+            if version == self._version:
+                return
+            found = champion(self._lake, self._vehicle_id)
+            folder = None if found is None else local_folder(found.checkpoint)
+        except StorageError as error:  # the lake: the next look sees it
+            _log.warning("no look for a new release: %s", error)
+            return
+        except CheckpointError as error:
+            _log.warning("the new release is not taken over: %s", error)
+            found = folder = None
+        self._version = version
+        driving = None if self.present is None else self.present.sha256
+        if found is None or folder is None or found.sha256 == driving:
+            return
+        self.present = found
+        with self._changed:
+            self._found = Released(found, folder)
 
 
-def _newest(lake: Lake, run: str) -> Path | None:
+def _newest(lake: Lake, run: str) -> AnyPath | None:
     store = CheckpointStore(lake.checkpoints(AGENT, run))
     return store.latest() if store.steps() else None
 
 
-def _offline(lake: Lake, vehicle_id: str) -> Path | None:
+def _offline(lake: Lake, vehicle_id: str) -> AnyPath | None:
     """The latest checkpoint of offline training, as its pointer says."""
     try:
         content = json.loads(lake.checkpoints(AGENT, f"{vehicle_id}.json").read_text(encoding="utf-8"))
         found = lake.checkpoints(AGENT, str(content["run"])) / f"{int(content['step']):08d}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ObjectMissingError, ValueError, KeyError, TypeError):
         return None
     return found if found.is_dir() else None
 
 
-def _later(one: Path | None, other: Path | None) -> Path | None:
+def _later(one: AnyPath | None, other: AnyPath | None) -> AnyPath | None:
     known = [path for path in (one, other) if path is not None]
     return max(known, key=lambda path: Checkpoint(path).manifest.created, default=None)

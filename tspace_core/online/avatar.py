@@ -17,11 +17,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from tspace_core.agents.tracking import NullTracker, RunTracker, Status
 from tspace_core.config import (
@@ -34,7 +30,8 @@ from tspace_core.config import (
 )
 from tspace_core.errors import OnlineError, StorageError
 from tspace_core.online.agent_choice import Choice, ReleaseWatch, choose, learner_run
-from tspace_core.online.cruncher import Car, Cruncher, CruncherSetup
+from tspace_core.online.cars import AvatarOptions, CarFactory, IgnitableCar, ResumeFrom, car_of
+from tspace_core.online.cruncher import Cruncher, CruncherSetup
 from tspace_core.online.driver_agent import DriverAgent, first_agent
 from tspace_core.online.heartbeat import beat_until_stopped
 from tspace_core.online.keeper import Keeper, KeeperSetup, Learner
@@ -47,8 +44,9 @@ from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay import Replay, versions_of
 from tspace_core.supervision import Supervisor, stop_on_signals
 from tspace_core.supervision.supervisor import describe
-from tspace_core.vehicle.kvaser import KvaserCAN, KvaserOptions
 from tspace_core.vehicle.states import Event
+
+__all__ = ["Avatar", "AvatarOptions", "ResumeFrom"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,62 +55,6 @@ JOIN_S = 90.0
 EXPERIMENT = "tspace-online"
 
 
-@dataclass(frozen=True)
-class AvatarOptions:
-    """How a run drives.
-
-    Attributes:
-        infer: the released policy without noise; nothing is learned.
-        observe: nothing is proposed; records with zero actions.
-        episodes: end after so many stored ones; None: until exit.
-        begin: begin the first episode at once: the HMI has asked for it already. See ``first``, too.
-        run_id: as whoever starts the run calls it; empty: one is made up.
-        hmi: source of the person's requests, udp or dummy; None: the settings'.
-        by: who asks for flashes, for the audit log.
-        token: signed campaign token, where the vehicle wants one.
-        resume: go on from the last live map.
-        track: metrics go to MLflow.
-        signals: SIGINT and SIGTERM end the run; for the main thread only.
-    """
-
-    infer: bool = False
-    observe: bool = False
-    episodes: int | None = None
-    begin: bool = False
-    run_id: str = ""
-    hmi: str | None = None
-    by: str = "avatar"
-    token: str | None = None
-    resume: bool = True
-    track: bool = True
-    signals: bool = False
-
-    @property
-    def mode(self) -> str:
-        """train, infer or observe."""
-        return "observe" if self.observe else "infer" if self.infer else "train"
-
-
-class Requests(Protocol):
-    """Where a person's requests go."""
-
-    def post(self, event: Event, cause: str) -> bool:
-        """Let something happen."""
-
-
-class IgnitableCar(Car, Protocol):
-    """A vehicle interface whose tasks can be started."""
-
-    @property
-    def control(self) -> Requests:
-        """Takes requests."""
-
-    def ignite(self, supervisor: Supervisor) -> None:
-        """Connect and start every task."""
-
-
-ResumeFrom = Callable[[], TorqueMap | None]
-CarFactory = Callable[[Vehicle, AvatarOptions, ResumeFrom], IgnitableCar]
 LearnerFactory = Callable[[LearnerSpec], Learner]
 
 
@@ -126,7 +68,7 @@ class Avatar:
         on_episode: called with every stored episode, off the control path.
         tell: called with lines for people; what it raises is logged, no drive ends by it.
         first: asked once the vehicle is connected: what to do first, and why; default: ``options.begin``.
-        car: makes the vehicle interface; default: KvaserCAN.
+        car: makes the vehicle interface; default: as ``vehicle.interface`` says.
         learner: makes the learner; default: a process of its own.
         tracker: default: MLflow where ``options.track``.
         hyper: hyperparameters; default: those in conf/.
@@ -158,7 +100,7 @@ class Avatar:
         self._on_episode = on_episode
         self._tell = unhindered(tell)
         self._first = first or self._begins
-        self._car = car or kvaser_car
+        self._car = car or car_of(vehicle)
         self._learner = learner or LearnerProcess
         self._tracker = tracker
         self._hyper = hyper
@@ -255,6 +197,7 @@ class Avatar:
             # Its queue is not closed when it crashes: the control loop would fail on that before the
             # supervisor has heard of the first cause.
             "keeper": keeper.keep,
+            "releases": lambda: keeper.watch_releases(supervisor),
             "control": lambda: _then(control, keeper.close),
         }
         with stop_on_signals(supervisor) if options.signals else nullcontext():
@@ -418,26 +361,6 @@ class Avatar:
             file.write(str(os.getpid()))
             file.flush()
             yield
-
-
-def kvaser_car(vehicle: Vehicle, options: AvatarOptions, resume: ResumeFrom) -> IgnitableCar:
-    """The vehicle on its CAN bus, behind the bridge."""
-
-    def table() -> NDArray[np.float32] | None:
-        live = resume()
-        return None if live is None else live.table
-
-    return KvaserCAN(
-        vehicle,
-        KvaserOptions(
-            observe_only=options.observe,
-            run_id=options.run_id,
-            by=options.by,
-            token=options.token,
-            resume=table,
-            hmi=options.hmi,
-        ),
-    )
 
 
 def _then(task: Callable[[], None], last: Callable[[], None]) -> None:

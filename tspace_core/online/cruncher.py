@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.config import FLASHED_ROWS, Site, TorqueMap, Vehicle
+from tspace_core.objects.path import AnyPath
 from tspace_core.online.driver_agent import DriverAgent
 from tspace_core.online.latency import LatencyHistogram
 from tspace_core.online.recording import (
@@ -115,7 +116,7 @@ class FinishedEpisode:
     report: RecordingReport
     live: TorqueMap | None
     latency: LatencyHistogram
-    agent: Path | None
+    agent: AnyPath | None
 
 
 @dataclass(frozen=True)

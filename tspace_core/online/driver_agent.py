@@ -1,7 +1,6 @@
 """What acts while a vehicle drives: a policy, with exploration noise in training."""
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 from tspace_core.agents import DDPG, DPG, load_agent
 from tspace_core.agents.noise import OrnsteinUhlenbeck
 from tspace_core.config import DDPGHyperparameters, Vehicle
-from tspace_core.errors import AgentError, CheckpointError, OnlineError
+from tspace_core.errors import AgentError, CheckpointError, OnlineError, StorageError
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.replay import Replay
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class DriverAgent:
         source: where the policy is from, as said last.
     """
 
-    def __init__(self, agent: DPG, *, explore: bool, source: Path | None = None) -> None:
+    def __init__(self, agent: DPG, *, explore: bool, source: AnyPath | None = None) -> None:
         self.agent = agent
         self.source = source
         self._noise: OrnsteinUhlenbeck | None = None
@@ -76,7 +76,7 @@ class DriverAgent:
             raise AgentError(message)
         return action
 
-    def take_over(self, weights: Path) -> bool:
+    def take_over(self, weights: AnyPath) -> bool:
         """Act by the policy in a folder from now on: weights of a learner, or a checkpoint.
 
         One that cannot be read, does not fit or is not finite is logged and left: what drives goes on.
@@ -96,7 +96,7 @@ class DriverAgent:
             if not np.isfinite(probe).all():
                 message = f"{weights}: its policy is not finite"
                 raise CheckpointError(message)
-        except AgentError as error:
+        except (AgentError, StorageError) as error:
             _log.warning("weights not taken over: %s", error)
             return False
         self.agent = fresh
@@ -108,7 +108,7 @@ def first_agent(
     vehicle: Vehicle,
     hyper: DDPGHyperparameters,
     *,
-    checkpoint: Path | None,
+    checkpoint: AnyPath | None,
     replay: Replay | None,
     infer: bool,
 ) -> DriverAgent:

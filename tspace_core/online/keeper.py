@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 from tspace_core.agents.tracking import RunTracker
 from tspace_core.config import Vehicle
 from tspace_core.errors import OnlineError, StorageError
+from tspace_core.objects.path import AnyPath
 from tspace_core.online.agent_choice import ReleaseWatch
 from tspace_core.online.cruncher import FinishedEpisode
 from tspace_core.online.delivery import TRY_AGAIN_S, Delivery
@@ -36,7 +37,7 @@ from tspace_core.storage.champion import Champion
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.online_outbox import EpisodeOutbox
 from tspace_core.storage.replay import ReplayBatch
-from tspace_core.supervision import Pipeline, PipelineClosed, PipelineEmpty
+from tspace_core.supervision import Pipeline, PipelineClosed, PipelineEmpty, Supervisor
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Learner(Protocol):
     def weights(self) -> Path | None:
         """Newer weights, once."""
 
-    def stop(self) -> Path | None:
+    def stop(self) -> AnyPath | None:
         """Save and end; the newest checkpoint."""
 
 
@@ -111,6 +112,7 @@ class Keeper:
         self._setup = setup
         self._queue: Pipeline[Record | FinishedEpisode | Champion | str] = Pipeline("lessons", QUEUE)
         self._restarts = 0
+        self._copies: dict[AnyPath | None, AnyPath] = {}
         self._exchanging = False
         self._outbox = EpisodeOutbox(setup.lake, setup.states.folder)
         self._delivery = Delivery(self._outbox, setup.on_episode, self._note, setup.tell)
@@ -148,8 +150,14 @@ class Keeper:
         if found is None:
             return None
         self._exchanging = self.learner is not None
-        self._queue.put(found, timeout_s=HAND_OVER_S)
-        return found.checkpoint
+        self._copies[found.folder] = found.champion.checkpoint
+        self._queue.put(found.champion, timeout_s=HAND_OVER_S)
+        return found.folder
+
+    def watch_releases(self, supervisor: Supervisor) -> None:
+        """Look for releases until the supervisor stops; a task of it."""
+        supervisor.on_stop("close releases", self._setup.releases.close)
+        self._setup.releases.watch()
 
     def close(self) -> None:
         """Take nothing more; ``keep`` returns when all is done that was taken."""
@@ -183,6 +191,8 @@ class Keeper:
                 self._exchange(item)
 
     def _take(self, episode: FinishedEpisode) -> None:
+        if episode.agent in self._copies:  # a release drove: people know it by its own name
+            episode = replace(episode, agent=self._copies[episode.agent])
         learned = self._learn(episode)
         # The number is used up first: after a crash in between a number is left out, never given twice.
         self._save(episode, {})

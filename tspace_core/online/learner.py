@@ -16,6 +16,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from tspace_core.errors import OnlineError
+from tspace_core.objects.fields import PathField
+from tspace_core.objects.path import AnyPath
 from tspace_core.online.learner_protocol import (
     Begin,
     Decoder,
@@ -53,7 +55,7 @@ class LearnerFailed(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     cause: str
-    checkpoint: Path | None
+    checkpoint: PathField | None
     """The last good checkpoint of the run, None if there is none."""
     alive: bool
     """Whether the process still runs: it was only late then, and what it learns still counts."""
@@ -96,7 +98,7 @@ class LearnerProcess:
         self._learned: EpisodeLearned | None = None
         self._weights: WeightsMade | None = None
         self._failure: LearnerFailed | None = None
-        self._checkpoint: Path | None = None
+        self._checkpoint: AnyPath | None = None
         self._waiting = ""
         self._stopping = False
         self._ended = True
@@ -126,7 +128,7 @@ class LearnerProcess:
         return self._failure
 
     @property
-    def checkpoint(self) -> Path | None:
+    def checkpoint(self) -> AnyPath | None:
         """The newest checkpoint that it told of."""
         return self._checkpoint
 
@@ -244,7 +246,7 @@ class LearnerProcess:
             made, self._weights = self._weights, None
         return made.path if made else None
 
-    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> Path | None:
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> AnyPath | None:
         """Let the process save its state and end; after the time-out it is ended, at last by force.
 
         Returns:

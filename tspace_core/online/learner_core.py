@@ -4,8 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from tspace_core.agents import DDPG, Checkpoint, CheckpointStore
 from tspace_core.agents.checkpoint import Component
 from tspace_core.agents.mixed_replay import LiveReplay, MixedReplay
 from tspace_core.agents.weights import WeightsFolder
-from tspace_core.errors import AgentError, CheckpointError
+from tspace_core.errors import AgentError, CheckpointError, ObjectServerError
 from tspace_core.online.learner_protocol import (
     EpisodeEnd,
     EpisodeLearned,
@@ -23,8 +22,10 @@ from tspace_core.online.learner_protocol import (
     WeightsMade,
 )
 from tspace_core.online.learner_sources import nominal_states, open_offline, read_stored
-from tspace_core.storage.files import sweep
 from tspace_core.storage.replay import ReplayBatch
+
+if TYPE_CHECKING:
+    from tspace_core.objects.path import AnyPath
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +61,11 @@ class LearnerCore:
         self.spec = spec
         self.notes: list[str] = []
         self._tell = tell
-        for folder in (spec.checkpoints, spec.weights_folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            sweep(folder, older_than_s=0.0)  # one learner at a time: whatever is left is of a dead one
         self._checkpoints = CheckpointStore(
             spec.checkpoints, keep=spec.hyper.checkpoints_kept, every=spec.hyper.checkpoint_every
         )
+        for written in (self._checkpoints, CheckpointStore(spec.weights_folder)):
+            written.clear()  # one learner at a time: whatever is left is of a dead one
         self._weights = WeightsFolder(spec.weights_folder)
         self.offline = open_offline(spec, self.notes)
         self.live = LiveReplay(spec.layout.state_dim, spec.layout.action_dim, spec.live_capacity)
@@ -78,7 +78,7 @@ class LearnerCore:
         self.updates = 0
         self.records = 0
         self._credit = 0.0
-        self.checkpoint: Path | None = None
+        self.checkpoint: AnyPath | None = None
         self._begin()
         self._saved = self._published = self.updates
         self.version = 0
@@ -166,7 +166,7 @@ class LearnerCore:
         return learned
 
     def save(self) -> None:
-        """Save a checkpoint if there were updates since the last.
+        """Save a checkpoint if there were updates since the last; a lake out of reach gets it the next time.
 
         Raises:
             DivergedError: a weight is not finite; nothing is saved.
@@ -174,7 +174,12 @@ class LearnerCore:
         if self.updates == self._saved:
             return
         self._require_finite()
-        self.checkpoint = self._checkpoints.save(self.agent, self.updates, {STATE: self._component()})
+        try:
+            self.checkpoint = self._checkpoints.save(self.agent, self.updates, {STATE: self._component()})
+        except ObjectServerError as error:
+            # What was learned is not lost while this process lives; it goes on and saves the next time.
+            _log.warning("no checkpoint after update %d: %s", self.updates, error)
+            return
         self._saved = self.updates
         self._tell(Saved(updates=self.updates, checkpoint=self.checkpoint))
 
@@ -217,7 +222,7 @@ class LearnerCore:
                 checkpoint = Checkpoint(path)
                 checkpoint.verify()
             except CheckpointError as error:
-                self._put_aside(path, error)
+                self._put_aside(step, error)
                 continue
             self._resume(checkpoint)
             self.checkpoint = path
@@ -240,10 +245,9 @@ class LearnerCore:
         if values["replay"] != self._replay_sha256():
             self.notes.append("the offline buffer is another one than at the last checkpoint")
 
-    def _put_aside(self, path: Path, error: CheckpointError) -> None:
+    def _put_aside(self, step: int, error: CheckpointError) -> None:
         """Make room: the run will come to that step again."""
-        aside = path.with_name(f"damaged-{path.name}-{os.getpid()}")
-        path.rename(aside)
+        aside = self._checkpoints.put_aside(step, f"damaged-{step:08d}-{os.getpid()}")
         self.notes.append(f"went back behind a checkpoint that cannot be read, now {aside.name}: {error}")
 
     def _component(self) -> Component:

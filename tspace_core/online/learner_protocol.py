@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tspace_core.config import DDPGHyperparameters, Vehicle
 from tspace_core.errors import OnlineError
+from tspace_core.objects.fields import PathField
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.replay import ReplayBatch
 from tspace_core.storage.replay_manifest import ReplayLayout
 
@@ -36,7 +38,7 @@ class LearnerSpec(_Message):
     """All that a learner process needs to know; it reads no configuration of its own."""
 
     vehicle_id: str
-    lake: Path
+    lake: PathField
     run: str = Field(description="its checkpoints lie in <lake>/checkpoints/ddpg/<run>")
     folder: Path = Field(description="weights, lock and log of this vehicle's learner")
     layout: ReplayLayout = Field(description="what records of this vehicle are made of")
@@ -50,7 +52,7 @@ class LearnerSpec(_Message):
     updates_per_record: float = Field(default=1.0, ge=0)
     live_share: float = Field(default=0.5, ge=0, le=1)
     live_capacity: int = Field(default=100_000, ge=1)
-    start_from: Path | None = Field(
+    start_from: PathField | None = Field(
         default=None, description="checkpoint that a run without checkpoints of its own begins with"
     )
 
@@ -60,11 +62,11 @@ class LearnerSpec(_Message):
         vehicle: Vehicle,
         hyper: DDPGHyperparameters,
         *,
-        lake: Path,
+        lake: AnyPath,
         folder: Path,
         run: str,
         seed: int | None = None,
-        start_from: Path | None = None,
+        start_from: AnyPath | None = None,
     ) -> "LearnerSpec":
         """The spec of a vehicle's learner, as its file says.
 
@@ -109,7 +111,7 @@ class LearnerSpec(_Message):
         )
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> AnyPath:
         """Folder of the run's checkpoints."""
         return self.lake / "checkpoints" / "ddpg" / self.run
 
@@ -160,7 +162,7 @@ class LearnerReady(_Message):
     kind: Literal["ready"] = "ready"
     updates: int = Field(description="updates of the loop that the checkpoint holds, 0 for a new run")
     records: int = Field(description="live records taken since the run began")
-    checkpoint: Path | None
+    checkpoint: PathField | None
     offline_records: int
     live_records: int = Field(description="live records read back from the lake")
     notes: tuple[str, ...] = Field(description="what is not as it might be expected, in sentences")
@@ -171,7 +173,7 @@ class Saved(_Message):
 
     kind: Literal["saved"] = "saved"
     updates: int
-    checkpoint: Path
+    checkpoint: PathField
 
 
 class WeightsMade(_Message):
@@ -196,7 +198,7 @@ class EpisodeLearned(_Message):
     mean_q: float | None
     reward: float | None = Field(description="mean reward of the records drawn, unit of the reward kind")
     saturated: float | None = Field(description="share of the actor's outputs beyond 0.99")
-    checkpoint: Path | None = Field(description="the newest")
+    checkpoint: PathField | None = Field(description="the newest")
     weights_version: int
     records: int = Field(description="records of this episode that arrived")
     refused: int = Field(description="records of this episode that were refused, for example as not finite")
@@ -211,7 +213,7 @@ class Failed(_Message):
 
     kind: Literal["failed"] = "failed"
     cause: str
-    checkpoint: Path | None = Field(description="the last good one")
+    checkpoint: PathField | None = Field(description="the last good one")
 
 
 class Stopped(_Message):
@@ -220,7 +222,7 @@ class Stopped(_Message):
     kind: Literal["stopped"] = "stopped"
     cause: str
     updates: int
-    checkpoint: Path | None
+    checkpoint: PathField | None
 
 
 ToLearner = Begin | Records | EpisodeEnd | Stop

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tspace_core.objects.path import AnyPath
 from tspace_core.online.cruncher import Decision, FinishedEpisode
 from tspace_core.online.learner_protocol import EpisodeLearned
 from tspace_core.online.recording import Record
@@ -53,9 +53,9 @@ class EpisodeResult:
     flashes: dict[str, int]
     latency_ms: dict[str, float]
     learned: EpisodeLearned | None
-    checkpoint: Path | None
+    checkpoint: AnyPath | None
     tracked: str | None
-    training_log: Path
+    training_log: AnyPath
 
     def line(self) -> str:
         """One line for people."""
@@ -108,7 +108,7 @@ class RunSummary:
     total_reward: float = 0.0
     running_reward: float | None = None
     latency_ms: dict[str, float] = field(default_factory=dict)
-    checkpoint: Path | None = None
+    checkpoint: AnyPath | None = None
     cause: str = ""
     failed: bool = False
     notes: list[str] = field(default_factory=list)

@@ -6,25 +6,28 @@
     <lake>/checkpoints/champion/<vehicle>/<content>/    copies of released checkpoints, immutable
 
 A released checkpoint is copied, because a training run keeps only its newest ones. The pointer is replaced
-atomically and names the content by hash: a champion is the files that were released, or an error.
+atomically and names the content by hash: a champion is the files that were released, or an error. Who
+releases at the same time as another waits for the other one; in a bucket, where nobody can wait, the second
+is told so and decides anew.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tspace_core.config import Vehicle
-from tspace_core.errors import CheckpointError
-from tspace_core.storage.files import atomic_directory, sha256, write_text
+from tspace_core.errors import CheckpointError, ObjectExistsError, ObjectMissingError
+from tspace_core.objects.fields import PathField
+from tspace_core.objects.path import AnyPath, local_folder
+from tspace_core.storage.files import atomic_directory, sha256
+from tspace_core.storage.folders import remove_directory
 from tspace_core.storage.lake import Lake
+from tspace_core.storage.pointer import Pointer, open_pointer
 
 AGENT = "champion"
 MANIFEST = "manifest.json"
@@ -45,7 +48,7 @@ class Champion(BaseModel):
     """Where it was copied from; below the lake's root where it lay there."""
     released_by: str
     at: datetime
-    checkpoint: Path
+    checkpoint: PathField
     """Folder of the copy."""
 
 
@@ -71,7 +74,7 @@ class Releases(BaseModel):
 
 
 def release(
-    lake: Lake, vehicle: Vehicle, checkpoint: Path, *, by: str, loads: Callable[[Path], object]
+    lake: Lake, vehicle: Vehicle, checkpoint: AnyPath, *, by: str, loads: Callable[[AnyPath], object]
 ) -> Champion:
     """Make a checkpoint the champion of a vehicle.
 
@@ -86,7 +89,8 @@ def release(
         The champion; releasing the present champion's content again changes nothing.
 
     Raises:
-        CheckpointError: it cannot be loaded, or is of other dimensions; the champion stays as it was.
+        CheckpointError: it cannot be loaded, is of other dimensions, or somebody else releases meanwhile; the
+            champion stays as it was.
     """
     manifest = _manifest(checkpoint)
     wanted = {"state_dim": vehicle.sampling.state_dim, "action_dim": vehicle.action_dim}
@@ -99,18 +103,17 @@ def release(
             raise CheckpointError(message)
     content = content_sha256(checkpoint)
     loads(checkpoint)
-    folder = _folder(lake, vehicle.id)
-    copy = folder / content[:16]
-    with _alone(folder):
-        releases = read_releases(lake, vehicle.id)
+    copy = _folder(lake, vehicle.id) / content[:16]
+    with open_pointer(_pointer(lake, vehicle.id)) as pointer:
+        releases = _releases(lake, vehicle.id, pointer.text)
         present = releases.champion
         if present is not None and present.sha256 == content and _intact(present):
             return present
         if copy.exists() and content_sha256(copy) != content:
-            shutil.rmtree(copy)  # damaged: what is to be released is at hand, so it is copied anew
+            remove_directory(copy)  # damaged: what is to be released is at hand, so it is copied anew
         if not copy.exists():
             with atomic_directory(copy) as temporary:
-                shutil.copytree(checkpoint, temporary, dirs_exist_ok=True)
+                shutil.copytree(local_folder(checkpoint), temporary, dirs_exist_ok=True)
         _check_copy(copy, content)
         champion = Champion(
             vehicle_id=vehicle.id,
@@ -124,7 +127,7 @@ def release(
             checkpoint=copy,
         )
         history = (*releases.history, *([present] if present else []))
-        _write(lake, vehicle.id, releases.model_copy(update={"champion": champion, "history": history}))
+        _replace(pointer, releases.model_copy(update={"champion": champion, "history": history}))
     return champion
 
 
@@ -144,10 +147,11 @@ def rollback(lake: Lake, vehicle_id: str, *, by: str) -> Champion:
     """Withdraw the champion and make the one before it the champion again.
 
     Raises:
-        CheckpointError: there is no champion, none before it, or that one's files are damaged.
+        CheckpointError: there is no champion, none before it, that one's files are damaged, or somebody else
+            releases meanwhile.
     """
-    with _alone(_folder(lake, vehicle_id)):
-        releases = read_releases(lake, vehicle_id)
+    with open_pointer(_pointer(lake, vehicle_id)) as pointer:
+        releases = _releases(lake, vehicle_id, pointer.text)
         if releases.champion is None or not releases.history:
             state = "nothing is released" if releases.champion is None else "it is the first release"
             message = f"{vehicle_id}: no champion to go back to, {state}; release another checkpoint instead"
@@ -158,7 +162,7 @@ def rollback(lake: Lake, vehicle_id: str, *, by: str) -> Champion:
         changed = Releases(
             champion=before, history=releases.history[:-1], withdrawn=(*releases.withdrawn, gone)
         )
-        _write(lake, vehicle_id, changed)
+        _replace(pointer, changed)
     return before
 
 
@@ -170,28 +174,47 @@ def read_releases(lake: Lake, vehicle_id: str) -> Releases:
     """
     path = _pointer(lake, vehicle_id)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for item in _champions(content):
-            item["checkpoint"] = _folder(lake, vehicle_id) / item["sha256"][:16]
-        return Releases.model_validate(content)
-    except FileNotFoundError:
-        return Releases()
-    except (ValidationError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        message = f"{path} is damaged ({error}): delete it and release a checkpoint again"
-        raise CheckpointError(message) from error
+        pointer = Pointer(path)
+    except OSError as error:
+        raise _damaged(path, error) from error
+    return _releases(lake, vehicle_id, pointer.text)
 
 
-def content_sha256(checkpoint: Path) -> str:
+def content_sha256(checkpoint: AnyPath) -> str:
     """Hash of the names and contents of all files of a checkpoint, hex."""
-    lines = [f"{path.name} {sha256(path)}\n" for path in sorted(checkpoint.iterdir()) if path.is_file()]
+    folder = local_folder(checkpoint)
+    lines = [f"{path.name} {sha256(path)}\n" for path in sorted(folder.iterdir()) if path.is_file()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _write(lake: Lake, vehicle_id: str, releases: Releases) -> None:
+def _releases(lake: Lake, vehicle_id: str, text: str | None) -> Releases:
+    if text is None:
+        return Releases()
+    try:
+        content = json.loads(text)
+        for item in _champions(content):
+            item["checkpoint"] = _folder(lake, vehicle_id) / item["sha256"][:16]
+        return Releases.model_validate(content)
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(_pointer(lake, vehicle_id), error) from error
+
+
+def _damaged(path: AnyPath, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged ({error}): delete it and release a checkpoint again")
+
+
+def _replace(pointer: Pointer, releases: Releases) -> None:
     content = releases.model_dump(mode="json")
     for item in _champions(content):
         del item["checkpoint"]  # follows from the lake's root, which may be moved
-    write_text(_pointer(lake, vehicle_id), json.dumps(content, indent=1))
+    try:
+        pointer.replace(json.dumps(content, indent=1))
+    except ObjectExistsError as error:
+        message = (
+            "somebody else has released or withdrawn a champion at the same time, so nothing was changed: "
+            f"see what is released now (tspace release --show), then do it again ({error})"
+        )
+        raise CheckpointError(message) from error
 
 
 def _champions(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -202,11 +225,11 @@ def _champions(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield item["champion"]
 
 
-def _manifest(checkpoint: Path) -> dict[str, Any]:
+def _manifest(checkpoint: AnyPath) -> dict[str, Any]:
     path = checkpoint / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ObjectMissingError) as error:
         message = f"{path}: no checkpoint's manifest ({error}); name the folder of a checkpoint"
         raise CheckpointError(message) from error
     if not isinstance(content, dict) or not {"agent", "step"} <= content.keys():
@@ -215,7 +238,7 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
-def _check_copy(copy: Path, content: str) -> None:
+def _check_copy(copy: AnyPath, content: str) -> None:
     found = content_sha256(copy) if copy.is_dir() else "none"
     if found != content:
         message = (
@@ -229,23 +252,13 @@ def _intact(present: Champion) -> bool:
     return present.checkpoint.is_dir() and content_sha256(present.checkpoint) == present.sha256
 
 
-def _relative(lake: Lake, checkpoint: Path) -> str:
-    path = checkpoint.resolve()
-    return str(path.relative_to(lake.root) if path.is_relative_to(lake.root) else path)
+def _relative(lake: Lake, checkpoint: AnyPath) -> str:
+    return str(checkpoint.resolve()).removeprefix(f"{lake.root}/")
 
 
-def _pointer(lake: Lake, vehicle_id: str) -> Path:
+def _pointer(lake: Lake, vehicle_id: str) -> AnyPath:
     return lake.checkpoints(AGENT, f"{vehicle_id}.json")
 
 
-def _folder(lake: Lake, vehicle_id: str) -> Path:
+def _folder(lake: Lake, vehicle_id: str) -> AnyPath:
     return lake.checkpoints(AGENT, vehicle_id)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One release at a time, across processes: each adds to the history of the one before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -13,6 +13,7 @@ from typing import Any
 
 from tspace_core.config import TorqueMap, Vehicle
 from tspace_core.errors import ObjectError, StorageError
+from tspace_core.objects.path import local_copy
 from tspace_core.records.episode import Episode
 from tspace_core.storage.files import atomic_write
 from tspace_core.storage.lake import Lake, RawLog, read_json
@@ -30,18 +31,17 @@ class EpisodeOutbox:
     Args:
         lake: where they belong.
         folder: of the vehicle's state on this machine.
+
+    Attributes:
+        folder: where episodes wait.
     """
 
     def __init__(self, lake: Lake, folder: Path) -> None:
         self._lake = lake
-        self._waiting = Lake(folder / WAITING)
+        self.folder = folder / WAITING
+        self._waiting = Lake(self.folder)
         # On this machine there is nothing to wait for: what cannot be written there cannot wait there either.
         self._direct = lake.local == lake.root
-
-    @property
-    def folder(self) -> Path:
-        """Where episodes wait."""
-        return Path(self._waiting.root)
 
     def store(
         self,
@@ -100,7 +100,7 @@ class EpisodeOutbox:
         return delivered
 
     def _deliver(self, log: RawLog) -> None:
-        manifest = Path(self._waiting.episodes_manifest(log))
+        manifest = local_copy(self._waiting.episodes_manifest(log))
         target = self._lake.episodes_manifest(log)
         content = read_json(manifest)
         there = target.is_file()
@@ -115,7 +115,7 @@ class EpisodeOutbox:
         parts = [manifest.with_name(str(entry["file"])) for entry in content["episodes"]]
         parts += [
             path
-            for path in (Path(self._waiting.training_log(log)), Path(self._waiting.last_live_map(log)))
+            for path in map(local_copy, (self._waiting.training_log(log), self._waiting.last_live_map(log)))
             if path.is_file()
         ]
         for path in () if there else (*parts, manifest):

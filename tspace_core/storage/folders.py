@@ -1,0 +1,23 @@
+"""Removal of folders that were written whole, such as checkpoints."""
+
+import os
+import secrets
+import shutil
+
+from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.storage.bucket_folder import MANIFEST
+
+
+def remove_directory(path: AnyPath) -> None:
+    """Remove a folder; no reader takes what is left of it meanwhile for a whole one.
+
+    In a bucket its manifest goes first, on a disk the folder first loses its name to one that ``files.sweep``
+    removes, should this be killed.
+    """
+    if isinstance(path, S3Path):
+        (path / MANIFEST).unlink(missing_ok=True)
+        path.rmtree()
+        return
+    gone = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    path.rename(gone)
+    shutil.rmtree(gone)
