@@ -24,7 +24,7 @@ from tspace_core.config import Vehicle, load_vehicle, settings
 from tspace_core.link.endpoints import Endpoints
 from tspace_core.link.messages import Arm, Disarm
 from tspace_core.link.requests import RequestOptions, Spool
-from tspace_core.online import avatar
+from tspace_core.online import avatar, cars
 from tspace_core.online.avatar import AvatarOptions, ResumeFrom
 from tspace_core.online.results import unhindered
 from tspace_core.online.run_state import RunStateFile
@@ -61,7 +61,7 @@ class Stage:
         self.hold = False
         self.cars: list[FakeCar] = []
         self.made = threading.Event()
-        monkeypatch.setattr(avatar, "kvaser_car", self._car)
+        monkeypatch.setattr(cars, "kvaser_car", self._car)
         monkeypatch.setattr(avatar, "LearnerProcess", ReadyLearner)
         monkeypatch.setattr("tspace_core.agents.tracking.Tracker", lambda **_: NotingTracker())
 
@@ -338,7 +338,7 @@ def test_terminate_asks_the_bridge_for_the_reference_map(
     def car(vehicle: Vehicle, options: AvatarOptions, resume: ResumeFrom) -> KvaserCAN:
         return KvaserCAN(vehicle, KvaserOptions(run_id=options.run_id, addresses=addresses, key=KEY))
 
-    monkeypatch.setattr(avatar, "kvaser_car", car)
+    monkeypatch.setattr(cars, "kvaser_car", car)
     heard: list[object] = []
     request = stage.spool.write("hmi", "begin", RequestOptions())
 
