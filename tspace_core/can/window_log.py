@@ -6,7 +6,6 @@ there, the UTC instant of its upload, and its content as it came (the ``result``
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,18 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from tspace_core.can.box_window import SIGNALS, BoxWindow, decode_window
+from tspace_core.can.readers.registry import WINDOW_LOG, is_window_log
 from tspace_core.can.readers.source import Source
 from tspace_core.can.report import ReadReport
 from tspace_core.can.samples import Samples, valid_samples
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.errors import ConfigError, LogReadError
 
-WINDOW_LOG = "window_log"
+__all__ = [
+    "SUFFIX",
+    "WINDOW_LOG",
+    "WindowLine",
+    "WindowLog",
+    "first_instant_ns",
+    "is_window_log",
+    "parse_line",
+    "read_window_log",
+    "to_line",
+]
+
 SUFFIX = ".windows.jsonl.gz"
 """Usual end of a window log's name."""
 MOST_BYTES = 1 << 29
 """A larger log is refused, compressed or not: it is held in memory as a whole. Half an hour takes some MB."""
-_MARK = re.compile(rb'\s*\{"key": ?"[^"\n]*", ?"etag": ?"[^"\n]*", ?"uploaded": ?"[^"\n]*", ?"window": ?')
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FAR_NS = 1 << 62
 
@@ -65,11 +75,6 @@ class WindowLine:
     etag: str
     uploaded_ns: int
     window: Mapping[str, object]
-
-
-def is_window_log(head: bytes) -> bool:
-    """Whether a file's first bytes, gzip undone, are those of a window log."""
-    return _MARK.match(head) is not None
 
 
 def to_line(key: str, etag: str, uploaded_ns: int, body: bytes) -> bytes:

@@ -11,13 +11,13 @@ from tspace_core.can.ordering import FrameOrder
 from tspace_core.can.readers import detect_format, open_log
 from tspace_core.can.report import ReadReport
 from tspace_core.can.segments import SegmentCounter
-from tspace_core.can.trip_table import read_trip_table
+from tspace_core.can.tables import READERS
 from tspace_core.config import Vehicle, load_site
 from tspace_core.storage import frames_table
 from tspace_core.storage.files import atomic_write
 from tspace_core.storage.fingerprint import fingerprint
 from tspace_core.storage.lake import Lake, RawLog
-from tspace_core.storage.raw_store import TRIP_TABLE, content_hash, utc_clock
+from tspace_core.storage.raw_store import content_hash, utc_clock
 from tspace_core.storage.summaries import FramesSummary, from_metadata, to_metadata
 
 FRAMES_VERSION = 2
@@ -27,7 +27,7 @@ FRAMES_VERSION = 2
 def store_frames(lake: Lake, raw: RawLog, vehicle: Vehicle) -> FramesSummary:
     """Parse a raw log into Parquet, bounded in memory; nothing is done if it is there already.
 
-    A trip table has no frames: nothing is written, its rows are counted.
+    A trip table or window log has no frames: nothing is written, its rows are counted.
 
     Raises:
         LogError: if the log cannot be read at all.
@@ -47,8 +47,8 @@ def store_frames(lake: Lake, raw: RawLog, vehicle: Vehicle) -> FramesSummary:
         if found.get("fingerprint") == mark:
             return FramesSummary(**from_metadata(found, lake.root))
     name = detect_format(raw.path)
-    if name == TRIP_TABLE:
-        return _count_rows(raw, vehicle, mark)
+    if name in READERS:
+        return _count_rows(raw, vehicle, mark, name)
     pass_ = _Pass(lake, raw, vehicle, mark, name)
     with atomic_write(path) as temporary:
         frames_table.write(temporary, pass_.parts(), lambda: to_metadata(pass_.summary(), lake.root))
@@ -130,9 +130,9 @@ def _distinct(ids: NDArray[np.uint32]) -> list[int]:
     return wide
 
 
-def _count_rows(raw: RawLog, vehicle: Vehicle, mark: str) -> FramesSummary:
+def _count_rows(raw: RawLog, vehicle: Vehicle, mark: str, format_name: str) -> FramesSummary:
     report = ReadReport()
-    table = read_trip_table(raw.path, vehicle, report)
+    table = READERS[format_name](raw.path, vehicle, report)
     times, some = table.time, len(table.time) > 0
     segments = SegmentCounter(vehicle.log.gap_s)
     segments.assign(times)
@@ -142,7 +142,7 @@ def _count_rows(raw: RawLog, vehicle: Vehicle, mark: str) -> FramesSummary:
         key=raw.key,
         fingerprint=mark,
         path=None,
-        format=TRIP_TABLE,
+        format=format_name,
         frames=table.rows,
         t_first=int(times[0]) / 1e9 if some else None,
         t_last=int(times[-1]) / 1e9 if some else None,

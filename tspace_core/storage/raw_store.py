@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tspace_core.can.readers import detect_format, open_log
+from tspace_core.can.readers import TRIP_TABLE, WINDOW_LOG, detect_format, open_log
 from tspace_core.can.report import ReadReport
+from tspace_core.can.window_log import first_instant_ns
 from tspace_core.config import Vehicle, load_site
 from tspace_core.errors import LogError, StorageError
 from tspace_core.records.meta import TimeSource
 from tspace_core.storage.files import atomic_write, sha256, write_text
 from tspace_core.storage.lake import JOURNAL_SUFFIX, ORIGIN_SUFFIX, Lake, RawLog, read_json
 
-TRIP_TABLE = "trip_table"
 YEAR_2000_NS = 946_684_800 * 10**9
 _PEEK_FRAMES = 1 << 12
 
@@ -168,7 +168,12 @@ def _store_journal(source: Path, log: RawLog) -> None:
 
 
 def _recording_day(source: Path, vehicle: Vehicle) -> tuple[str, str]:
-    if detect_format(source) != TRIP_TABLE:
+    form = detect_format(source)
+    if form == WINDOW_LOG:
+        begin = first_instant_ns(source, vehicle)
+        if begin is not None:
+            return datetime.fromtimestamp(begin / 1e9, UTC).date().isoformat(), "absolute_stamps"
+    elif form != TRIP_TABLE:
         report = ReadReport()
         try:
             batch = next(iter(open_log(source, report).batches(max_frames=_PEEK_FRAMES)), None)

@@ -8,20 +8,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tspace_core.can.dbc import load_database
+from tspace_core.can.readers import detect_format
 from tspace_core.can.report import ReadReport
 from tspace_core.can.samples import Samples
 from tspace_core.can.segments import SegmentCounter
 from tspace_core.can.signals import SignalExtractor
-from tspace_core.can.trip_table import TripTable, read_trip_table
+from tspace_core.can.tables import READERS, SampleTable, check_format
 from tspace_core.config import Vehicle
-from tspace_core.errors import ConfigError, SchemaError, StorageError
+from tspace_core.errors import SchemaError, StorageError
 from tspace_core.records.grid import GridBuilder, GridRows, Statistics
 from tspace_core.storage import frames_table, signals_table
 from tspace_core.storage.files import atomic_write, sha256
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
 from tspace_core.storage.frames_stage import store_frames
 from tspace_core.storage.lake import Lake, RawLog
-from tspace_core.storage.raw_store import TRIP_TABLE, YEAR_2000_NS
+from tspace_core.storage.raw_store import YEAR_2000_NS
 from tspace_core.storage.summaries import (
     FramesSummary,
     SignalsSummary,
@@ -36,7 +37,7 @@ Cut = tuple[Mapping[str, Samples], int, int]
 
 
 def store_signals(lake: Lake, raw: RawLog, vehicle: Vehicle) -> SignalsSummary:
-    """Decode a log's frames, or read its trip table, onto the vehicle's grid; bounded in memory.
+    """Decode a log's frames, or read its samples, onto the vehicle's grid; bounded in memory.
 
     The frames are read from their Parquet file: a corrected DBC or config needs no second parse of the log.
     Nothing is done if the result is there already and its inputs are as they were.
@@ -46,7 +47,8 @@ def store_signals(lake: Lake, raw: RawLog, vehicle: Vehicle) -> SignalsSummary:
         DatabaseError: if the vehicle's DBC files lack a message or signal.
         SchemaError: if the result does not hold its schema; what was wrong is in the quarantine.
     """
-    if not lake.frames(raw).is_file() and not vehicle.from_trip_table:
+    has_frames = not vehicle.from_trip_table and detect_format(raw.path) not in READERS
+    if has_frames and not lake.frames(raw).is_file():
         message = f"the frames of {raw.key} are not stored: run the stage before this one (store_frames)"
         raise StorageError(message)
     frames = store_frames(lake, raw, vehicle)
@@ -93,20 +95,10 @@ class _Pass:
             yield self._checked(rows)
 
     def _cuts(self) -> Iterator[Cut]:
-        if self._frames.format == TRIP_TABLE:
-            if not self._vehicle.from_trip_table:
-                message = (
-                    f"{self._raw.path} is a trip table, but the signals of vehicle {self._vehicle.id} come "
-                    "from CAN messages: choose the vehicle whose file names the table's columns"
-                )
-                raise ConfigError(message)
-            return trip_cuts(read_trip_table(self._raw.path, self._vehicle, self._report), self._vehicle)
-        if self._vehicle.from_trip_table:
-            message = (
-                f"{self._raw.path} is a CAN log ({self._frames.format}), but the signals of vehicle "
-                f"{self._vehicle.id} come from a trip table: choose the vehicle whose file names CAN messages"
-            )
-            raise ConfigError(message)
+        form = self._frames.format
+        check_format(form, self._vehicle, str(self._raw.path))
+        if form in READERS:
+            return table_cuts(READERS[form](self._raw.path, self._vehicle, self._report), self._vehicle)
         return frame_cuts(self._lake.frames(self._raw), self._vehicle, self._report)
 
     def _checked(self, rows: GridRows) -> pa.Table:
@@ -153,8 +145,8 @@ class _Pass:
         energy = self._builder.energy
         frames = self._frames
         self._tell_missing()
-        # A trip table is read by both stages: each drop but the clock's would be counted twice.
-        once = CLOCK_BREAKS if frames.format == TRIP_TABLE else frames.dropped.keys()
+        # A log of samples is read by both stages: each drop but the clock's would be counted twice.
+        once = CLOCK_BREAKS if frames.format in READERS else frames.dropped.keys()
         dropped = {reason: count for reason, count in frames.dropped.items() if reason in once}
         for reason, count in self._report.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
@@ -199,8 +191,8 @@ def frame_cuts(path: Path, vehicle: Vehicle, report: ReadReport) -> Iterator[Cut
             yield extractor.extract(part), number, int(part.time.max())
 
 
-def trip_cuts(table: TripTable, vehicle: Vehicle) -> Iterator[Cut]:
-    """Yield the samples of a trip table, a segment at a time."""
+def table_cuts(table: SampleTable, vehicle: Vehicle) -> Iterator[Cut]:
+    """Yield the samples of a trip table or window log, a segment at a time."""
     segments = SegmentCounter(vehicle.log.gap_s).assign(table.time)
     rows = {name: rows_of_samples(table.time, found.time) for name, found in table.samples.items()}
     for number in np.unique(segments).tolist():

@@ -1,5 +1,6 @@
 """Which formats there are, and which of them a file is."""
 
+import re
 from pathlib import Path
 
 from tspace_core.can.readers.asc import AscReader
@@ -32,9 +33,13 @@ FORMATS: dict[str, type[LogReader]] = {
 """Every log format by name, those with the surest marks first."""
 
 TRIP_TABLE = "trip_table"
+WINDOW_LOG = "window_log"
 HEAD = 1 << 16
 SHOWN = 40
 _MF4_SIGNATURES = (b"MDF     ", b"UnFinMF ")
+_WINDOW_LINE = re.compile(
+    rb'\s*\{"key": ?"[^"\n]*", ?"etag": ?"[^"\n]*", ?"uploaded": ?"[^"\n]*", ?"window": ?'
+)
 _TIME_COLUMNS = ("time [s]", "time[s]", "time", "timestamp")
 
 
@@ -45,7 +50,7 @@ def detect_format(path: Path) -> str:
         path: a raw log or a trip table, compressed with gzip or not.
 
     Returns:
-        A key of `FORMATS`, or "trip_table".
+        A key of `FORMATS`, "trip_table" or "window_log".
 
     Raises:
         LogFormatError: the content fits no supported format.
@@ -53,6 +58,8 @@ def detect_format(path: Path) -> str:
     """
     with Source(path) as source:
         head = source.read(HEAD).removeprefix(UTF8_MARK)
+    if is_window_log(head):
+        return WINDOW_LOG
     matching = [name for name, reader in FORMATS.items() if reader.matches(head, path)]
     if not matching:
         if _is_trip_table(head):
@@ -72,7 +79,7 @@ def open_log(path: Path, report: ReadReport | None = None, format: str | None = 
         format: a key of `FORMATS` where the content need not be asked.
 
     Raises:
-        LogFormatError: the format is unknown, or the file is a trip table.
+        LogFormatError: the format is unknown, or the file is a trip table or holds windows.
         LogReadError: the file cannot be opened.
     """
     name = detect_format(path) if format is None else format
@@ -82,10 +89,21 @@ def open_log(path: Path, report: ReadReport | None = None, format: str | None = 
             "read it with tspace_core.can.trip_table.read_trip_table"
         )
         raise LogFormatError(message)
+    if name == WINDOW_LOG:
+        message = (
+            f"{path} holds windows of a telematics box, no CAN frames; "
+            "read it with tspace_core.can.window_log.read_window_log"
+        )
+        raise LogFormatError(message)
     if name not in FORMATS:
         message = f"no log format is named {name!r}; there are {', '.join(FORMATS)}"
         raise LogFormatError(message)
     return FORMATS[name](path, report)
+
+
+def is_window_log(head: bytes) -> bool:
+    """Whether a file's first bytes, gzip undone, are those of a log of ``tspace_core.can.window_log``."""
+    return _WINDOW_LINE.match(head) is not None
 
 
 def _is_trip_table(head: bytes) -> bool:
@@ -95,7 +113,7 @@ def _is_trip_table(head: bytes) -> bool:
 
 
 def _unknown(path: Path, head: bytes) -> str:
-    supported = f"supported are {', '.join(FORMATS)} (gzip or not) and trip tables"
+    supported = f"supported are {', '.join(FORMATS)} (gzip or not), trip tables and windows of a box"
     if not head:
         return f"{path} is empty, so it is no log; {supported}"
     if head.startswith(_MF4_SIGNATURES):
