@@ -197,6 +197,7 @@ class Avatar:
             # Its queue is not closed when it crashes: the control loop would fail on that before the
             # supervisor has heard of the first cause.
             "keeper": keeper.keep,
+            "releases": lambda: keeper.watch_releases(supervisor),
             "control": lambda: _then(control, keeper.close),
         }
         with stop_on_signals(supervisor) if options.signals else nullcontext():
