@@ -157,6 +157,7 @@ class RocketMqDouble:
         *,
         message_id: str | None = None,
         clock_s: float = 0.0,
+        age_s: float = 0.0,
     ) -> str:
         """Put a message into a topic, whether the server is up or not.
 
@@ -165,15 +166,17 @@ class RocketMqDouble:
             body: JSON object, or bytes as they are.
             message_id: an id of your own, to say the same thing twice; None: a new one.
             clock_s: how far the sender's clock is ahead, s.
+            age_s: it has been in the topic for so long, s.
 
         Returns:
             The message's id.
         """
         data = body if isinstance(body, bytes) else json.dumps(dict(body)).encode()
         identity = message_id or uuid.uuid4().hex.upper()
-        now = time.time()
+        stored_s = time.time() - age_s
+        stored = _Stored(identity, data, stored_s + clock_s, stored_s, by_client=False)
         with self._changed:
-            self._topics[topic].messages.append(_Stored(identity, data, now + clock_s, now, by_client=False))
+            self._topics[topic].messages.append(stored)
             self._changed.notify_all()
         return identity
 
