@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tspace_core.cli import twin_remote as remote_path
 from tspace_core.cli.options import VehicleId
 from tspace_core.errors import TspaceError
 
@@ -61,13 +62,30 @@ def live(
         float, typer.Option(help="XCP silent this long: the VCU takes its reference page.")
     ] = 2.0,
     fault: Annotated[
-        list[str] | None, typer.Option(help="Simulated fault, e.g. lose_answer:DOWNLOAD,after=3; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Simulated fault, e.g. lose_answer:DOWNLOAD,after=3, or remote: code,value=304; repeatable."
+        ),
     ] = None,
     events: Annotated[
         Path | None, typer.Option(help="File that events are appended to as JSON lines; default: stdout.")
     ] = None,
+    remote: remote_path.Remote = False,
+    part: remote_path.PartOption = remote_path.Part.all,
+    service: remote_path.Service = None,
+    host: remote_path.Host = "127.0.0.1",
+    port: remote_path.Port = 0,
+    queue_port: remote_path.QueuePort = 0,
+    storage: remote_path.Storage = None,
+    oss_link: remote_path.OssLink = None,
+    record_windows: remote_path.Record = False,
+    hmi_by: remote_path.HmiByOption = remote_path.HmiBy.udp,
+    tls_certificate: remote_path.Certificate = None,
+    tls_key: remote_path.CertificateKey = None,
 ) -> None:
     """Put a simulated vehicle on its CAN bus: messages, a VCU that answers XCP, a driver, an HMI.
+
+    With --remote it is behind its telematics box instead, with a remote CAN service, and a message queue.
 
     It drives until SIGINT or SIGTERM. `tspace twin record` records logs instead.
     """
@@ -81,6 +99,41 @@ def live(
     from tspace_core.twin.hmi import HmiScript
     from tspace_core.twin.live import LiveOptions
 
+    script = HmiScript(
+        episodes=episodes,
+        episode_s=episode_seconds,
+        pause_s=pause_seconds,
+        delay_s=delay_seconds,
+        flashes=flashes,
+        exit_after=exit_after,
+    )
+    if remote:
+        given = remote_path.RemoteArguments(
+            part=part,
+            service=service,
+            host=host,
+            port=port,
+            queue_port=queue_port,
+            storage=storage,
+            oss_link=oss_link,
+            record=record_windows,
+            hmi_by=hmi_by,
+            certificate=tls_certificate,
+            key=tls_key,
+        )
+        simulated = remote_path.remote_options(
+            given,
+            driver=driver,
+            cycle=cycle,
+            seed=seed,
+            repeat=not once,
+            time_factor=time_factor,
+            faults=fault or [],
+        )
+        panel = remote_path.PanelArguments(hmi.value, script)
+        if not remote_path.run_remote(load_vehicle(vehicle), simulated, given, panel, events):
+            raise typer.Exit(1)
+        return
     options = LiveOptions(
         driver=driver,
         cycle=cycle,
@@ -90,14 +143,6 @@ def live(
         silence_s=silence_seconds,
         block_mode=block_mode,
         faults=tuple(parse_fault(text) for text in fault or ()),
-    )
-    script = HmiScript(
-        episodes=episodes,
-        episode_s=episode_seconds,
-        pause_s=pause_seconds,
-        delay_s=delay_seconds,
-        flashes=flashes,
-        exit_after=exit_after,
     )
     if not _run(load_vehicle(vehicle), options, hmi, script, events):
         raise typer.Exit(1)

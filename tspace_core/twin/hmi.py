@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from tspace_core.link.datagrams import Status, encode_status
 from tspace_core.twin.live_events import Tell
@@ -38,6 +38,13 @@ class HmiScript:
     longest_wait_s: float = 120.0
     end: Literal["end_valid", "end_invalid"] = "end_valid"
     exit_after: bool = True
+
+
+class Panel(Protocol):
+    """Whatever way an HMI's requests travel."""
+
+    def send(self, status: Status) -> None:
+        """Ask for something."""
 
 
 class Hmi:
@@ -117,7 +124,7 @@ class Keyboard:
         self._show = show
         self._wake_reader, self._wake_writer = os.pipe()
 
-    def run(self, hmi: Hmi) -> None:
+    def run(self, hmi: Panel) -> None:
         """Send what the keys ask for until the input ends or ``stop`` is called."""
         self._show("b + Enter: begin, v: end_valid, i: end_invalid, x: exit")
         with selectors.DefaultSelector() as selector:

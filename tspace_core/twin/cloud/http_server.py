@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +89,13 @@ class HttpServer:
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
         self._failure: BaseException | None = None
 
-    @property
-    def started(self) -> bool:
-        """Whether it came up."""
-        return self._server.loop is not None
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that it runs in, once started."""
-        if self._server.loop is None:
-            message = "the server was not started"
-            raise TwinError(message)
-        return self._server.loop
+    def call(self, action: Callable[[], None]) -> None:
+        """Have something done in the server's loop, while it runs."""
+        loop = self._server.loop
+        if loop is not None:
+            # It may close in between.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(action)
 
     def start(self) -> None:
         """Serve from now on.

@@ -164,8 +164,7 @@ class RemoteCanService:
 
     def stop(self) -> None:
         """End every call that waits and close the socket; again is no matter."""
-        if self._server.started:
-            self._server.loop.call_soon_threadsafe(self._stopping.set)
+        self._server.call(self._stopping.set)
         self._server.stop()
 
     def __enter__(self) -> Self:
