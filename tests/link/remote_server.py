@@ -252,4 +252,4 @@ def _read(connection: socket.socket) -> Request | None:
         if not (block := connection.recv(65536)):
             return None
         content += block
-    return Request(first.split()[1], headers, json.loads(content))
+    return Request(first.split()[1], headers, json.loads(content or b"{}"))
