@@ -155,7 +155,7 @@ class Keyboard:
         os.close(self._wake_reader)
         os.close(self._wake_writer)
 
-    def _line(self, hmi: Hmi, key: str) -> None:
+    def _line(self, hmi: Panel, key: str) -> None:
         if key in KEYS:
             hmi.send(KEYS[key])
         elif key:
