@@ -37,17 +37,18 @@ KEY = b"a key of the benchmarks"
 
 
 class Stub:
-    """Applies whatever is proposed."""
+    """Applies whatever is proposed for a vehicle."""
 
-    def __init__(self) -> None:
-        self._default = load_vehicle(VEHICLE).default_map()
+    def __init__(self, vehicle_id: str = VEHICLE) -> None:
+        self._vehicle_id = vehicle_id
+        self._default = load_vehicle(vehicle_id).default_map()
         self.arrived: dict[int, int] = {}
 
     def opened(self, peer: Peer, hello: Hello) -> Welcome | Failed:
         """Welcome everybody."""
         del peer, hello
         sha256 = self._default.sha256()
-        return Welcome(vehicle_id=VEHICLE, version="0", state="DISARMED", reference_sha256=sha256)
+        return Welcome(vehicle_id=self._vehicle_id, version="0", state="DISARMED", reference_sha256=sha256)
 
     def received(self, peer: Peer, message: Message) -> Message | None:
         """Arm and apply."""
