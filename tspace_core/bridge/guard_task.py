@@ -19,10 +19,8 @@ Command = Callable[[], None]
 
 _TICK_S = 0.02
 """Longest time between two looks at heartbeats and the VCU's session."""
-_END_S = 3.0
-"""Longest wait for a revert that is under way when the bridge ends."""
 _QUEUE = 512
-"""Commands that may wait: a flash of 2 s with samples at 20 Hz and heartbeats at 10 Hz needs 60."""
+"""Commands that may wait: a flash of 2 s with samples at 20 Hz needs 40."""
 
 
 class GuardTask:
@@ -30,15 +28,20 @@ class GuardTask:
 
     Args:
         guard: called by this task's thread only, apart from ``interrupt``.
-        on_state: told of each change of state or cause, on this task's thread.
+        on_state: told of each change of state or cause, on this task's thread, and on others by `tell`.
+        end_s: longest wait for a revert that is under way when the bridge ends.
 
     Attributes:
         ended: set when the guard was brought to its end.
         refused: commands that found the queue full.
     """
 
-    def __init__(self, guard: GuardBase, on_state: Callable[[GuardState, str], None]) -> None:
+    def __init__(
+        self, guard: GuardBase, on_state: Callable[[GuardState, str], None], *, end_s: float = 3.0
+    ) -> None:
         self.guard = guard
+        self._end_s = end_s
+        self._telling = threading.Lock()
         self._on_state = on_state
         self._commands: Pipeline[Command] = Pipeline("guard", _QUEUE, when_full="refuse")
         self._reverts: Pipeline[tuple[str, Command | None]] = Pipeline("revert", 8, when_full="refuse")
@@ -90,9 +93,9 @@ class GuardTask:
             try:
                 self.close()
                 self._guarded(lambda: self.guard.trip(f"bridge ends: {why() or 'a crash'}"))
-                self._reverting.wait(_END_S)
+                self._reverting.wait(self._end_s)
                 self._guarded(self.guard.tick)  # records what a revert left to be recorded
-                self._tell()
+                self.tell()
             finally:
                 self.ended.set()
 
@@ -110,6 +113,14 @@ class GuardTask:
                 self.submit(partial(self._afterwards.extend, () if then is None else (then,)))
         finally:
             self._reverting.set()
+
+    def tell(self) -> None:
+        """Tell of a change of state or cause, where there is one; from any thread."""
+        with self._telling:
+            now = (self.guard.state, self.guard.cause)
+            if now != self._told:
+                self._told = now
+                self._on_state(*now)
 
     def close(self) -> None:
         """Take no more commands; wakes both threads."""
@@ -130,7 +141,7 @@ class GuardTask:
                 except (PipelineEmpty, PipelineClosed):
                     break
         self._guarded(self.guard.tick)
-        self._tell()
+        self.tell()
         while self._afterwards:
             self._afterwards.popleft()()
 
@@ -140,9 +151,3 @@ class GuardTask:
         except AuditError as error:
             _LOG.exception("the audit log cannot vouch for flashes any more")
             self.guard.lock(f"audit log: {error}")
-
-    def _tell(self) -> None:
-        now = (self.guard.state, self.guard.cause)
-        if now != self._told:
-            self._told = now
-            self._on_state(*now)

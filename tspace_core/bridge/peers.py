@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from tspace_core import __version__
 from tspace_core.bridge.guard_task import GuardTask
 from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
-from tspace_core.guard.state import FlashOutcome, Proposal
+from tspace_core.guard.state import FlashOutcome, Proposal, VehicleState
 from tspace_core.link.channel_server import Peer
 from tspace_core.link.float_buffer import to_hex
 from tspace_core.link.messages import (
@@ -22,6 +22,7 @@ from tspace_core.link.messages import (
     Hello,
     Message,
     MessageError,
+    Observe,
     Propose,
     Report,
     Revert,
@@ -48,6 +49,12 @@ class Peers:
         on_free: told when the reference map is back, so that the next agent may be welcome.
         on_flash: told of each answered proposal.
         facts: counters and present signals, for operators.
+        on_observed: told of each observation of the agent; None: the bridge sees the vehicle itself.
+
+    Attributes:
+        agent: who may flash.
+        heard_ns: when the agent's last heartbeat came, monotonic clock, ns.
+        flashes: result -> how many.
     """
 
     def __init__(
@@ -61,10 +68,13 @@ class Peers:
         on_free: Callable[[], None],
         on_flash: Callable[[FlashOutcome], None],
         facts: Callable[[], tuple[Mapping[str, int], Mapping[str, float | None]]],
+        on_observed: Callable[[VehicleState], None] | None = None,
     ) -> None:
         self._vehicle_id, self._task, self._reply = vehicle_id, task, reply
         self._make_way, self._on_agent_gone, self._on_free = make_way, on_agent_gone, on_free
-        self._on_flash, self._facts = on_flash, facts
+        self._on_flash, self._facts, self._on_observed = on_flash, facts, on_observed
+        self._beat = threading.Event()  # a heartbeat waits for the guard
+        self.heard_ns = 0
         self._proposing = threading.Event()
         self._leaving = False
         self.agent: Peer | None = None
@@ -149,8 +159,13 @@ class Peers:
         match message:
             case Heartbeat():
                 # As old as it is: it may wait behind a flash, during which its sender may have fallen silent.
-                heard_ns = time.monotonic_ns()
-                self._task.submit(lambda: self._if_here(peer, lambda: self._task.guard.heartbeat(heard_ns)))
+                self._queue_heartbeat(peer)
+                return None
+            case Observe() if self._on_observed is not None:
+                at_ns = time.monotonic_ns() - round(message.age_ms * 1e6)
+                state = _state_of(message, at_ns)
+                self._on_observed(state)
+                self._task.submit(lambda: self._if_here(peer, lambda: self._task.guard.observe(state)))
                 return None
             case Arm():
                 taken = self._task.submit(lambda: self._if_here(peer, lambda: self._arm(peer, message)))
@@ -165,6 +180,21 @@ class Peers:
                 return Failed(
                     reason=f"an agent sends heartbeat, arm, propose, disarm or revert, not {message.kind}"
                 )
+
+    def _queue_heartbeat(self, peer: Peer) -> None:
+        """One waits at most, and counts from when the newest was heard: some flashes take half a minute."""
+        self.heard_ns = time.monotonic_ns()
+        if self._beat.is_set():
+            return
+        self._beat.set()
+
+        def beat() -> None:
+            self._beat.clear()
+            heard_ns = self.heard_ns
+            self._if_here(peer, lambda: self._task.guard.heartbeat(heard_ns))
+
+        if not self._task.submit(beat):
+            self._beat.clear()
 
     def _if_here(self, peer: Peer, command: Callable[[], None]) -> None:
         """What an agent that is gone had asked for is not done any more."""
@@ -236,6 +266,17 @@ class Peers:
             first_row=first,
             rows=to_hex(live[first : first + FLASHED_ROWS]),
         )
+
+
+def _state_of(message: Observe, at_ns: int) -> VehicleState:
+    return VehicleState(
+        message.velocity_kmh,
+        message.thrust_percent,
+        message.brake_percent,
+        at_ns,
+        valid=message.valid,
+        reason=message.reason,
+    )
 
 
 def _answer(number: int, outcome: FlashOutcome) -> Answer:

@@ -1,4 +1,4 @@
-"""Commands of the bridge, the one process that writes to a vehicle's bus."""
+"""Commands of the bridge, the one process that flashes a vehicle."""
 
 import getpass
 import logging
@@ -10,13 +10,15 @@ import typer
 from tspace_core.cli.options import VehicleId
 
 if TYPE_CHECKING:
-    from tspace_core.bridge.bridge import Bridge
+    from tspace_core.bridge.base import BridgeBase
+    from tspace_core.config import Vehicle
     from tspace_core.link.channel import ChannelClient
     from tspace_core.link.messages import Message, Report
 
 app = typer.Typer(rich_markup_mode=None)
 
 _ANSWER_S = 5.0
+"""For an answer of the bridge, beyond the calls that it waits for."""
 _HINT = "r + Enter: reference map at once; q + Enter: end"
 
 
@@ -35,14 +37,15 @@ def bridge(
     keys: Annotated[bool, typer.Option(help="Take r and q from the keyboard.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what peers and datagrams do.")] = False,
 ) -> None:
-    """Serve a vehicle's bus: datagrams out, guarded flashes in; runs until it is stopped."""
-    from tspace_core.bridge.bridge import Bridge, BridgeOptions
+    """Serve a vehicle's bus or telematics box: what it does out, guarded flashes in; until it is stopped."""
+    from tspace_core.bridge.base import BridgeOptions
+    from tspace_core.bridge.choice import bridge_of
     from tspace_core.config import load_vehicle
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
-    process = Bridge(load_vehicle(vehicle), BridgeOptions(standby=standby, tell=_tell))
+    process = bridge_of(load_vehicle(vehicle), BridgeOptions(standby=standby, tell=_tell))
     if keys:
         _watch_keys(process)
     cause = process.run()
@@ -117,7 +120,7 @@ def _tell(line: str) -> None:
     sys.stdout.flush()
 
 
-def _watch_keys(process: "Bridge") -> None:
+def _watch_keys(process: "BridgeBase") -> None:
     """Read the keyboard beside the bridge; a closed or missing keyboard is none."""
     import threading
 
@@ -165,23 +168,30 @@ def _ask(vehicle_id: str, command: "Message | None") -> "Report":
         place.bridge_host, place.bridge_port, bridge_key(), hello, tls=TlsFiles.from_settings()
     ) as client:
         client.send(Status() if command is None else command)
-        return _report(client)
+        return _report(client, _patience_s(vehicle))
 
 
-def _report(client: "ChannelClient") -> "Report":
+def _patience_s(vehicle: "Vehicle") -> float:
+    """How long a command may take: a running call that is ended, and one that sends the reference map."""
+    if vehicle.interface == "remote" and vehicle.remote is not None:
+        return vehicle.remote.set_torque_s + _ANSWER_S
+    return _ANSWER_S
+
+
+def _report(client: "ChannelClient", patience_s: float) -> "Report":
     import time
 
     from tspace_core.errors import ChannelError
     from tspace_core.link.messages import Failed, Report
 
-    deadline = time.monotonic() + _ANSWER_S
+    deadline = time.monotonic() + patience_s
     while (left := deadline - time.monotonic()) > 0:
         message = client.receive(left)
         if isinstance(message, Report):
             return message
         if isinstance(message, Failed):
             raise ChannelError(message.reason)
-    text = f"the bridge did not answer within {_ANSWER_S:g} s; end it, or the vehicle, if a map must go"
+    text = f"the bridge did not answer within {patience_s:g} s; end it, or the vehicle, if a map must go"
     raise ChannelError(text)
 
 

@@ -98,6 +98,19 @@ class RemoteGuard(GuardBase):
         """Calls that the service confirmed, and those it did not."""
         return {f"set_torque_{name}": count for name, count in self._calls.counts.items()}
 
+    @property
+    def standing(self) -> str:
+        """What is known of the map in effect, in words."""
+        if not self._confirmed:
+            return f"THE REFERENCE MAP IS NOT CONFIRMED: {self.cause}"
+        problem = self._calls.problem
+        if problem is None:
+            return "the reference map is in effect"
+        return (
+            "the reference map is in effect, nothing else was sent since it was; the last try to send it "
+            f"again was not confirmed: {problem}"
+        )
+
     def hurry(self) -> None:
         """The process ends: no try from now on takes longer than `LAST_TRY_S`."""
         self._calls.limit_s = min(self._calls.limit_s, LAST_TRY_S)

@@ -60,6 +60,11 @@ class RowsCalls:
         self.counts: dict[str, int] = {"sent": 0, "failed": 0}
         """Calls that were confirmed, and that were not."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why the newest try to send the reference map is not confirmed, or None."""
+        return self._problem
+
     def mark(self) -> int:
         """A number that changes with every abort; take it before looking whether a flash is allowed."""
         with self._counter:
