@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from tspace_core.agents.tracking import NullTracker, RunTracker, Status
 from tspace_core.config import (
@@ -38,6 +39,7 @@ from tspace_core.online.keeper import Keeper, KeeperSetup, Learner
 from tspace_core.online.learner import LearnerProcess
 from tspace_core.online.learner_protocol import LearnerSpec
 from tspace_core.online.results import EpisodeResult, RunSummary, unhindered
+from tspace_core.online.run_note import RunNote
 from tspace_core.online.run_state import RunState, RunStateFile
 from tspace_core.storage.champion import Champion
 from tspace_core.storage.lake import Lake
@@ -200,6 +202,8 @@ class Avatar:
             "releases": lambda: keeper.watch_releases(supervisor),
             "control": lambda: _then(control, keeper.close),
         }
+        if vehicle.remote is not None:
+            tasks["run_note"] = partial(RunNote(self.lake, vehicle, options.run_id).keep, supervisor)
         with stop_on_signals(supervisor) if options.signals else nullcontext():
             try:
                 for name, task in tasks.items():
