@@ -64,7 +64,11 @@ class FakeService:
 
     def window(self, values: NDArray[np.float64], first: int) -> dict[str, object]:
         """The ``result`` with these samples, the first of which has that number."""
-        return encode_window(values, self.start_ns + first * self._period_ns, self._zone)
+        return self.window_at(values, self.start_ns + first * self._period_ns)
+
+    def window_at(self, values: NDArray[np.float64], start_ns: int) -> dict[str, object]:
+        """The ``result`` with these samples, the first of which was taken then."""
+        return encode_window(values, start_ns, self._zone)
 
     def wait_for_calls(self, count: int) -> None:
         """Until so many get_signal have come."""

@@ -101,7 +101,7 @@ class BridgedVehicle(VehicleInterface[Item]):
         self.intake = intake
         self.bridge: BridgeLink | None = None
         self._drive = options
-        self._flash_timeout_s, self._arm_timeout_s = flash_timeout_s, arm_timeout_s
+        self.flash_timeout_s, self.arm_timeout_s = flash_timeout_s, arm_timeout_s
         self._receiver: DatagramReceiver | None = None
         self._udp = ExitStack()
 
@@ -222,8 +222,8 @@ class BridgedVehicle(VehicleInterface[Item]):
             client,
             len(self.vehicle.torque_map.pedal_axis),
             self._bridge_changed,
-            flash_timeout_s=self._flash_timeout_s,
-            arm_timeout_s=self._arm_timeout_s,
+            flash_timeout_s=self.flash_timeout_s,
+            arm_timeout_s=self.arm_timeout_s,
         )
 
     def _bridge_changed(self, change: StateChange) -> None:

@@ -66,13 +66,12 @@ class RemoteCAN(BridgedVehicle[Fetched]):
         self.builder = BoxWindows(vehicle)
         remote = vehicle.remote or RemoteConfig()
         flash_s, arm_s = self.options.flash_timeout_s, self.options.arm_timeout_s
-        self._flash_s = remote.set_torque_s + RESERVE_S if flash_s is None else flash_s
         super().__init__(
             vehicle,
             self.options,
             self.builder,
             Intake(vehicle, requests_only=True),
-            flash_timeout_s=self._flash_s,
+            flash_timeout_s=remote.set_torque_s + RESERVE_S if flash_s is None else flash_s,
             arm_timeout_s=2 * remote.set_torque_s + RESERVE_S if arm_s is None else arm_s,
         )
         self._units = vehicle.sampling.window // UNIT_SAMPLES
@@ -178,7 +177,7 @@ class RemoteCAN(BridgedVehicle[Fetched]):
 
     def _dealt_with(self) -> bool:
         """Wait until nothing is under way any more between here and the control thread's last decision."""
-        limit_s = self._flash_s + self.vehicle.online.silence_s
+        limit_s = self.flash_timeout_s + self.vehicle.online.silence_s
         if self._observations.wait_idle(limit_s) and self.stream.wait_idle(limit_s):
             return True
         if not self._stopping() and not self.stream.closed:
