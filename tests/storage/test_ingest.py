@@ -212,7 +212,7 @@ def test_a_crash_while_episodes_are_written_leaves_the_old_ones(
     changed = vehicle.model_copy(update={"episodes": rules})
     changed._folder = vehicle._folder
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

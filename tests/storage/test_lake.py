@@ -225,7 +225,7 @@ def test_a_crash_leaves_no_log_without_its_origin(
 ) -> None:
     source = candump(inbox / "a.log", stamps=[3.0])
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     for killed_at in ("sha256", "write_text"):

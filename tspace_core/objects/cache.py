@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tspace_core.config.settings import settings
@@ -35,6 +36,28 @@ def cached_file(store: ObjectStore, info: ObjectInfo) -> Path:
         _fetch(store, info, folder / name)
 
     return _entry(_mark(store, "", [info]), fill, info.size) / name
+
+
+def keep_file(store: ObjectStore, info: ObjectInfo, source: Path) -> None:
+    """Make a file that was just uploaded the copy of its object, so that it need not be read back.
+
+    The file is moved; where that cannot be done nothing is kept, which costs a download later.
+    """
+    keep_folder(store, "", [info], source)
+
+
+def keep_folder(store: ObjectStore, prefix: str, objects: list[ObjectInfo], source: Path) -> None:
+    """The same of a folder whose files were uploaded below ``prefix`` (ends with ``/``)."""
+    name = (prefix.rstrip("/") or objects[0].key).rpartition("/")[2]
+
+    def fill(folder: Path) -> None:
+        shutil.move(source, folder / name)
+        for path in _files(folder):
+            path.chmod(0o444)
+
+    with suppress(OSError, ObjectError):
+        in_order = sorted(objects, key=lambda info: info.key.encode())
+        _entry(_mark(store, prefix, in_order), fill, sum(info.size for info in objects))
 
 
 def cached_folder(store: ObjectStore, name: str, prefix: str, found: Iterable[ObjectInfo]) -> Path:

@@ -310,6 +310,27 @@ def any_path(url_or_path: str | AnyPath) -> AnyPath:
     return Path(url_or_path)
 
 
+def within(path: AnyPath, folder: AnyPath) -> bool:
+    """Whether ``path`` is ``folder`` or lies below it; never, where one is in a bucket and one is not."""
+    if isinstance(path, S3Path) or isinstance(folder, S3Path):
+        return isinstance(path, S3Path) and path.is_relative_to(folder)
+    return path.is_relative_to(folder)
+
+
+def relative(path: AnyPath, folder: AnyPath) -> str:
+    """The way from ``folder`` to ``path``, with slashes.
+
+    Raises:
+        ValueError: it does not lie below it.
+    """
+    if isinstance(path, S3Path) or isinstance(folder, S3Path):
+        if not isinstance(path, S3Path):
+            message = f"{path} does not lie below {folder}"
+            raise ValueError(message)  # noqa: TRY004  as pathlib does
+        return str(path.relative_to(folder))
+    return path.relative_to(folder).as_posix()
+
+
 def local_copy(path: AnyPath) -> Path:
     """A file on this machine's disk with the content of ``path``: itself, or an immutable copy of an object.
 

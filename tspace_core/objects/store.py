@@ -20,6 +20,7 @@ from tspace_core.objects.transfer import LARGE, download_ranges, etag_of, upload
 
 T = TypeVar("T")
 _BATCH = 1000
+_BLOCK = 1 << 20
 _WRITER = "tspace-writer"
 
 
@@ -97,6 +98,33 @@ class ObjectStore:
 
         return self._tried(key, "read", read)
 
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """The content of an object block by block; one that breaks off in the middle is an error.
+
+        Raises:
+            ObjectMissingError: there is none.
+        """
+        with our_errors(self._client, self.bucket, key, "read"):
+            answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            with closing(answer["Body"]) as body:
+                while block := body.read(_BLOCK):
+                    yield block
+
+    def tail(self, key: str, count: int) -> bytes:
+        """The last ``count`` bytes of an object, or all of a shorter one; where formats keep their footer.
+
+        Raises:
+            ObjectMissingError: there is none.
+        """
+
+        def read() -> bytes:
+            asked = f"bytes=-{count}"
+            with closing(self._client.get_object(Bucket=self.bucket, Key=key, Range=asked)["Body"]) as body:
+                found: bytes = body.read()
+                return found
+
+        return self._tried(key, "read", read)
+
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Write an object whole and return its ETag.
 
@@ -116,14 +144,14 @@ class ObjectStore:
 
         return self._written(key, write, writer)
 
-    def upload(self, path: Path, key: str, *, if_absent: bool = False) -> str:
+    def upload(self, path: Path, key: str, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Write a file as an object and return its ETag; a large one in parts, visible when all are there.
 
         Raises:
-            ObjectExistsError: ``if_absent``, and there is one; nothing was written.
+            ObjectExistsError: the condition, as of ``put``, does not hold; nothing was written.
             OSError: the file cannot be read.
         """
-        arguments, writer = _conditions(if_absent, None)
+        arguments, writer = _conditions(if_absent, if_match)
 
         def write() -> str:
             if path.stat().st_size > LARGE:

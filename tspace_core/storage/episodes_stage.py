@@ -3,19 +3,19 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tspace_core.can.report import ReadReport
 from tspace_core.config import Vehicle, load_driver, load_site
-from tspace_core.errors import StorageError
+from tspace_core.errors import ObjectExistsError, StorageError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.records.cutting import CutReport, LogContext, cut_episodes
 from tspace_core.records.episode import Episode
 from tspace_core.records.flash_journal import Flash, read_journal
 from tspace_core.storage import episodes_table, frames_table, signals_table
 from tspace_core.storage.files import atomic_write, sha256, write_text
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
-from tspace_core.storage.lake import Lake, RawLog, read_json
+from tspace_core.storage.lake import Lake, RawLog, read_json, read_json_version
 from tspace_core.storage.raw_store import driver_of
 from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
 
@@ -30,16 +30,18 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
 
     Raises:
         StorageError: if the log's signals are not stored yet.
+        ObjectExistsError: if another run of this stage has stored other episodes of the log meanwhile.
         UnknownNameError: if the driver or site has no file in conf/.
         RecordError: if the flash journal is damaged elsewhere than in a torn last line, which is counted.
     """
     source = lake.signals(raw)
-    if not source.is_file():
+    signals = frames_table.find_metadata(source)
+    if signals is None:
         message = f"the signals of {raw.key} are not stored: run the stage before this one (store_signals)"
         raise StorageError(message)
-    signals = frames_table.read_metadata(source)
     default, site = vehicle.default_map(), load_site(vehicle.site)
     driver = load_driver(driver_of(raw, vehicle)).id
+    journal = raw.journal if raw.journal.is_file() else None
     mark = fingerprint(
         stage="episodes",
         layout=EPISODES_VERSION,
@@ -48,17 +50,18 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
         vehicle=vehicle_config(vehicle),
         site=site.model_dump(mode="json"),
         map=default.sha256(),
-        journal=sha256(raw.journal) if raw.journal.is_file() else None,
+        journal=sha256(journal) if journal else None,
     )
     manifest = lake.episodes_manifest(raw)
+    seen: str | None = None
     if manifest.is_file():
-        found = read_json(manifest)
+        found, seen = read_json_version(manifest)
         if found["summary"]["fingerprint"] == mark:
             return EpisodesSummary(**from_metadata(found["summary"], lake.root))
     flashes: list[Flash] = []
     read = ReadReport()
-    if vehicle.actions == "flash_journal" and raw.journal.is_file():
-        flashes = read_journal(raw.journal, default, read)
+    if vehicle.actions == "flash_journal" and journal:
+        flashes = read_journal(local_copy(journal), default, read)
     names = [*vehicle.sampling.signals, "velocity", "thrust"]
     if vehicle.actions == "realised_torque":
         names.append("motor_torque")
@@ -70,7 +73,14 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
         update={"dropped": read.dropped, "messages": read.messages}
     )
     content = {"summary": to_metadata(summary, lake.root), "episodes": entries}
-    write_text(manifest, json.dumps(content, indent=1))
+    try:
+        # Two runs of this stage at once must not remove each other's episodes: the later one gives way.
+        write_text(manifest, json.dumps(content, indent=1), if_absent=seen is None, seen=seen)
+    except ObjectExistsError:
+        found = read_json(manifest)["summary"]
+        if found["fingerprint"] != mark:
+            raise
+        return EpisodesSummary(**from_metadata(found, lake.root))
     _remove_old(manifest, {entry["file"] for entry in entries}, raw)
     return summary
 
@@ -85,7 +95,7 @@ def _write_all(lake: Lake, raw: RawLog, mark: str, episodes: Iterator[Episode]) 
     return entries
 
 
-def episode_entry(path: Path, episode: Episode) -> dict[str, Any]:
+def episode_entry(path: AnyPath, episode: Episode) -> dict[str, Any]:
     """Return what a manifest says of an episode file."""
     return {
         "file": path.name,
@@ -99,7 +109,7 @@ def episode_entry(path: Path, episode: Episode) -> dict[str, Any]:
     }
 
 
-def totals(folder: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
+def totals(folder: AnyPath, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the entries of a manifest come to: fields of ``EpisodesSummary``."""
     records = sum(entry["records"] for entry in entries)
     return {
@@ -134,7 +144,7 @@ def _summary(
     )
 
 
-def _remove_old(manifest: Path, current: set[str], raw: RawLog) -> None:
+def _remove_old(manifest: AnyPath, current: set[str], raw: RawLog) -> None:
     """Remove episode files of this log that the manifest no longer names."""
     prefix = f"{raw.name}."
     for path in manifest.parent.iterdir():

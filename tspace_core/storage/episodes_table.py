@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tspace_core.errors import StorageError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.records.episode import Episode
 from tspace_core.records.meta import EpisodeMeta
 from tspace_core.records.policy import ACTION_DIM
@@ -56,20 +57,20 @@ def write(path: Path, episode: Episode) -> None:
     pq.write_table(to_table(episode), path, compression="zstd")
 
 
-def read_meta(path: Path) -> EpisodeMeta:
+def read_meta(path: AnyPath) -> EpisodeMeta:
     """Return the meta information of an episode file.
 
     Raises:
         StorageError: if the file is damaged or holds no episode.
     """
     try:
-        return _meta(path, pq.read_schema(path).metadata)
+        return _meta(path, pq.read_schema(local_copy(path)).metadata)
     except (OSError, pa.ArrowException) as error:
         message = f"{path} is no episode ({error}): run the episodes stage of its log again"
         raise StorageError(message) from error
 
 
-def read(path: Path) -> Episode:
+def read(path: AnyPath) -> Episode:
     """Return the episode of a file.
 
     Raises:
@@ -77,7 +78,7 @@ def read(path: Path) -> Episode:
         RecordError: if its numbers contradict the definition of an episode.
     """
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(local_copy(path), partitioning=None)
     except (OSError, pa.ArrowException) as error:
         message = f"{path} is no episode ({error}): run the episodes stage of its log again"
         raise StorageError(message) from error
@@ -100,7 +101,7 @@ def read(path: Path) -> Episode:
     )
 
 
-def _meta(path: Path, metadata: dict[bytes, bytes] | None) -> EpisodeMeta:
+def _meta(path: AnyPath, metadata: dict[bytes, bytes] | None) -> EpisodeMeta:
     try:
         return EpisodeMeta.model_validate_json((metadata or {}).get(METADATA_KEY, b""))
     except ValidationError as error:

@@ -1,8 +1,12 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, on a disk or in a bucket.
 
-Everything is written under a temporary name in the target's own folder, synced, renamed and the folder
-synced: whoever looks at the final name at any instant, also after a crash, sees the old state or the new one.
-What a killed writer leaves behind are hidden ``.tmp`` names, which no reader looks at and ``sweep`` removes.
+On a disk everything is written under a temporary name in the target's own folder, synced, renamed and the
+folder synced: whoever looks at the final name at any instant, also after a crash, sees the old state or the
+new one. What a killed writer leaves behind are hidden ``.tmp`` names, which no reader looks at and ``sweep``
+removes.
+
+In a bucket a file is written to this machine's disk first and appears by one put. A folder appears by its
+``manifest.json``, which is put last (see ``bucket_folder``).
 """
 
 import hashlib
@@ -12,14 +16,18 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tspace_core.errors import StorageError
+from tspace_core.config.settings import settings
+from tspace_core.errors import ObjectExistsError, StorageError
+from tspace_core.objects.cache import keep_file
 from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.objects.store import ObjectInfo
+from tspace_core.storage import bucket_folder
 
-MANIFEST = "manifest.json"
-"""Name of the file that makes a folder visible where it is not written in one step."""
 _SUFFIX = ".tmp"
+_BLOCK = 1 << 20
 
 
 def _temporary(path: Path) -> Path:
@@ -41,43 +49,99 @@ def _sync_tree(folder: Path) -> None:
         _sync(Path(parent))
 
 
-def _require_written(temporary: Path, path: Path) -> None:
+def _require_written(temporary: Path, path: AnyPath) -> None:
     if not temporary.is_file():
         message = f"nothing was written for {path}: the writer must write to the path it was given"
         raise StorageError(message)
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success it becomes ``path``, on an exception it vanishes.
+def atomic_write(path: AnyPath, *, if_absent: bool = False, seen: str | None = None) -> Iterator[Path]:
+    """Yield a temporary path on this disk; on success it becomes ``path``, on an exception it vanishes.
 
-    Missing folders are made. An existing ``path`` is replaced.
+    Missing folders are made. An existing ``path`` is replaced, unless a condition is given.
+
+    Args:
+        path: on a disk or in a bucket.
+        if_absent: what is there already is never replaced; of several writers one wins.
+        seen: what is there must still be what it was when ``read_version`` gave this (a bucket's server
+            looks in the same instant, on a disk the look is just before).
 
     Raises:
+        ObjectExistsError: the condition does not hold; nothing was written.
+        ObjectError: the object cannot be written.
         StorageError: if the body wrote nothing to the temporary path.
     """
+    if isinstance(path, S3Path):
+        with _scratch(path) as temporary:
+            yield temporary
+            _require_written(temporary, path)
+            _put(path, temporary, if_absent=if_absent, seen=seen)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         yield temporary
         _require_written(temporary, path)
         _sync(temporary)
-        temporary.replace(path)
+        _place(temporary, path, if_absent=if_absent, seen=seen)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
 
 
+def _place(temporary: Path, path: Path, *, if_absent: bool, seen: str | None) -> None:
+    if if_absent:
+        try:
+            os.link(temporary, path)
+        except FileExistsError as error:
+            message = f"{path} exists already and is never replaced: look at it, or choose another name"
+            raise ObjectExistsError(message) from error
+        temporary.unlink()
+        return
+    if seen is not None and read_version(path)[1] != seen:
+        message = f"{path} was replaced by someone else meanwhile: read it again and repeat the change"
+        raise ObjectExistsError(message)
+    temporary.replace(path)
+
+
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def _scratch(path: S3Path) -> Iterator[Path]:
+    """A path on this disk with the object's name, for what is going to be put; removed in any case."""
+    folder = settings().s3.cache_dir / f".write.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder / path.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(path: S3Path, temporary: Path, *, if_absent: bool, seen: str | None) -> None:
+    store, size = path.store, temporary.stat().st_size
+    etag = store.upload(temporary, path.key, if_absent=if_absent, if_match=seen)
+    # What was just written is often read next: signals are made from frames.
+    keep_file(store, ObjectInfo(path.key, size, etag, datetime.now(UTC)), temporary)
+
+
+@contextmanager
+def atomic_directory(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it becomes ``path``, on an exception it vanishes.
 
-    A folder written this way is immutable: an existing ``path`` is never replaced.
+    A folder written this way is immutable: an existing ``path`` is never replaced. In a bucket it must hold
+    a ``manifest.json``, by which it becomes visible.
 
     Raises:
-        StorageError: if ``path`` exists.
+        StorageError: if ``path`` exists, or someone else writes it at the same time.
+        ObjectError: the objects cannot be written.
     """
+    if isinstance(path, S3Path):
+        bucket_folder.require_absent(path)
+        with _scratch(path) as temporary:
+            temporary.mkdir()
+            yield temporary
+            bucket_folder.put(path, temporary)
+        return
     if path.exists():
         message = f"{path} exists already and is never replaced: choose a new version or name"
         raise StorageError(message)
@@ -98,39 +162,49 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
-def remove_directory(path: AnyPath) -> None:
-    """Remove a folder that was written whole; no reader takes what is left meanwhile for a whole one.
-
-    In a bucket its manifest goes first, on a disk the folder loses its name first.
-    """
+def write_text(path: AnyPath, text: str, *, if_absent: bool = False, seen: str | None = None) -> None:
+    """Write ``text`` (UTF-8) to ``path`` atomically; conditions and errors are those of ``atomic_write``."""
     if isinstance(path, S3Path):
-        (path / MANIFEST).unlink(missing_ok=True)
-        path.rmtree()
+        path.store.put(path.key, text.encode(), if_absent=if_absent, if_match=seen)
         return
-    gone = _temporary(path)
-    path.rename(gone)
-    shutil.rmtree(gone)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` atomically."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, if_absent=if_absent, seen=seen) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def sha256(path: Path) -> str:
-    """Return the content hash of a file as 64 hex digits."""
+def read_version(path: AnyPath) -> tuple[bytes, str]:
+    """Content of a small file, and what tells this content from another: ``seen`` of a later write.
+
+    Raises:
+        ObjectMissingError: there is no such object; on a disk FileNotFoundError.
+    """
+    if isinstance(path, S3Path):
+        content, info = path.store.get_with_info(path.key)
+        return content, info.etag
+    content = path.read_bytes()
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def sha256(path: AnyPath) -> str:
+    """Return the content hash of a file as 64 hex digits; an object is read once, and not kept."""
+    if isinstance(path, S3Path):
+        digest = hashlib.sha256()
+        for block in path.store.blocks(path.key):
+            digest.update(block)
+        return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sweep(root: Path, *, older_than_s: float = 86_400.0) -> list[Path]:
+def sweep(root: AnyPath, *, older_than_s: float = 86_400.0) -> list[AnyPath]:
     """Remove what killed writers left under ``root`` and return the paths removed.
 
-    A younger temporary may belong to a writer that is still at work and is kept.
+    A younger temporary may belong to a writer that is still at work and is kept. In a bucket these are
+    folders without their manifest below ``replay`` and ``checkpoints``, and parts of unfinished uploads.
     """
+    if isinstance(root, S3Path):
+        return list(bucket_folder.sweep(root, older_than_s=older_than_s))
     limit = time.time() - older_than_s
-    removed = []
+    removed: list[AnyPath] = []
     for leftover in sorted(root.rglob(f".*{_SUFFIX}")):
         if not leftover.exists() or leftover.stat().st_mtime > limit:
             continue

@@ -13,6 +13,7 @@ from tspace_core.can.report import ReadReport
 from tspace_core.can.segments import SegmentCounter
 from tspace_core.can.tables import READERS
 from tspace_core.config import Vehicle, load_site
+from tspace_core.objects.path import local_copy
 from tspace_core.storage import frames_table
 from tspace_core.storage.files import atomic_write
 from tspace_core.storage.fingerprint import fingerprint
@@ -42,11 +43,10 @@ def store_frames(lake: Lake, raw: RawLog, vehicle: Vehicle) -> FramesSummary:
         log=vehicle.log.model_dump(mode="json"),
         zone=load_site(vehicle.site).timezone,
     )
-    if path.is_file():
-        found = frames_table.read_metadata(path)
-        if found.get("fingerprint") == mark:
-            return FramesSummary(**from_metadata(found, lake.root))
-    name = detect_format(raw.path)
+    found = frames_table.find_metadata(path)
+    if found is not None and found.get("fingerprint") == mark:
+        return FramesSummary(**from_metadata(found, lake.root))
+    name = detect_format(local_copy(raw.path))
     if name in READERS:
         return _count_rows(raw, vehicle, mark, name)
     pass_ = _Pass(lake, raw, vehicle, mark, name)
@@ -70,7 +70,7 @@ class _Pass:
 
     def parts(self) -> Iterator[tuple[FrameBatch, NDArray[np.uint16]]]:
         ready = FrameBatch.empty()
-        reader = open_log(self._raw.path, self._report, format=self._format)
+        reader = open_log(local_copy(self._raw.path), self._report, format=self._format)
         for batch in reader.batches(max_frames=frames_table.ROW_GROUP):
             if not len(batch):
                 continue
@@ -132,7 +132,7 @@ def _distinct(ids: NDArray[np.uint32]) -> list[int]:
 
 def _count_rows(raw: RawLog, vehicle: Vehicle, mark: str, format_name: str) -> FramesSummary:
     report = ReadReport()
-    table = READERS[format_name](raw.path, vehicle, report)
+    table = READERS[format_name](local_copy(raw.path), vehicle, report)
     times, some = table.time, len(table.time) > 0
     segments = SegmentCounter(vehicle.log.gap_s)
     segments.assign(times)

@@ -5,6 +5,7 @@ bytes, little endian), payload_long binary (null unless longer than 8 bytes). Ea
 of the log, stably sorted by id: neighbours compress, and the order of an id's frames is kept.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 
 from tspace_core.can.frames import CLASSIC_BYTES, FD_BYTES, FrameBatch, FrameFlag
 from tspace_core.can.kernels import order_by_id
-from tspace_core.errors import StorageError
+from tspace_core.errors import ObjectMissingError, StorageError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.storage.background import ahead
 
 ROW_GROUP = 1 << 18
+_TAIL = 1 << 16
 METADATA_KEY = b"tspace"
 ENCODING = {
     "compression": "zstd",
@@ -108,21 +111,41 @@ def write(
         writer.add_key_value_metadata({METADATA_KEY: json.dumps(metadata())})
 
 
-def read(path: Path) -> Iterator[tuple[FrameBatch, NDArray[np.uint16]]]:
+def read(path: AnyPath) -> Iterator[tuple[FrameBatch, NDArray[np.uint16]]]:
     """Yield a row group at a time: frames sorted by id, and the segment of each."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(local_copy(path)) as file:
         for group in range(file.num_row_groups):
             yield from_table(file.read_row_group(group))
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def find_metadata(path: AnyPath) -> dict[str, Any] | None:
+    """As ``read_metadata``; None: there is no such file. In a bucket it takes one request."""
+    if isinstance(path, Path) and not path.is_file():
+        return None
+    try:
+        return read_metadata(path)
+    except ObjectMissingError:
+        return None
+
+
+def _footer(path: AnyPath) -> Path | io.BytesIO:
+    """What holds a Parquet file's metadata: its end is enough, the data need not be fetched for it."""
+    if isinstance(path, Path):
+        return path
+    end = path.store.tail(path.key, _TAIL)
+    needed = int.from_bytes(end[-8:-4], "little") + 8
+    return io.BytesIO(end if needed <= len(end) else path.store.tail(path.key, needed))
+
+
+def read_metadata(path: AnyPath) -> dict[str, Any]:
     """Return the JSON object that a stage left in a Parquet file's metadata.
 
     Raises:
+        ObjectError: the object is not there, or cannot be read now.
         StorageError: if the file is damaged or was not written by tspace.
     """
     try:
-        found = (pq.read_metadata(path).metadata or {}).get(METADATA_KEY)
+        found = (pq.read_metadata(_footer(path)).metadata or {}).get(METADATA_KEY)
         content = json.loads(found) if found else None
     except (OSError, pa.ArrowException, ValueError) as error:
         message = f"{path} is damaged ({error}): delete it and run the stage that writes it again"

@@ -4,13 +4,13 @@ Every stage is idempotent: it hashes all its inputs (content of the log, config,
 and makes nothing if the stored result was made from the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tspace_core.config import Vehicle
 from tspace_core.errors import StorageError
+from tspace_core.objects.path import AnyPath, S3Path, relative
 from tspace_core.storage.episodes_stage import store_episodes
 from tspace_core.storage.frames_stage import store_frames
 from tspace_core.storage.lake import JOURNAL_SUFFIX, ORIGIN_SUFFIX, Lake, RawLog
@@ -56,7 +56,7 @@ class IngestResult:
 
 def ingest_log(
     lake: Lake,
-    source: Path,
+    source: AnyPath,
     vehicle: Vehicle,
     *,
     date: str | None = None,
@@ -95,14 +95,19 @@ def ingest_log(
         raise StorageError(message) from error
 
 
-def find_logs(path: Path) -> list[Path]:
+def find_logs(path: AnyPath) -> list[AnyPath]:
     """Return a file itself, or all files below a folder but hidden ones, journals and origins, sorted."""
     if path.is_file():
         return [path]
-    return sorted(
-        found
-        for found in path.rglob("*")
-        if found.is_file()
-        and not any(part.startswith(".") for part in found.relative_to(path).parts)
-        and not found.name.endswith((JOURNAL_SUFFIX, ORIGIN_SUFFIX))
-    )
+    below: Iterable[AnyPath]
+    if isinstance(path, S3Path):
+        below = (found for found, _ in path.objects())
+    else:
+        below = (found for found in path.rglob("*") if found.is_file())
+    logs = [found for found in below if _may_be_log(relative(found, path))]
+    return sorted(logs, key=lambda found: found.parts)
+
+
+def _may_be_log(way: str) -> bool:
+    hidden = any(part.startswith(".") for part in way.split("/"))
+    return not hidden and not way.endswith((JOURNAL_SUFFIX, ORIGIN_SUFFIX))

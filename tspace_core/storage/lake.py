@@ -23,6 +23,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -30,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from tspace_core.config import settings
 from tspace_core.errors import StorageError
-from tspace_core.storage.files import atomic_write, sha256, write_text
+from tspace_core.objects.path import AnyPath, S3Path, any_path, local_copy, within
+from tspace_core.storage.files import atomic_write, read_version, sha256, write_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,7 +50,7 @@ class RawLog:
     vehicle_id: str
     date: str
     name: str
-    path: Path
+    path: AnyPath
 
     @property
     def key(self) -> str:
@@ -56,12 +58,12 @@ class RawLog:
         return f"{self.vehicle_id}/{self.date}/{self.name}"
 
     @property
-    def journal(self) -> Path:
+    def journal(self) -> AnyPath:
         """Where its flash journal lies, if it has one."""
         return self.path.with_name(self.path.name + JOURNAL_SUFFIX)
 
     @property
-    def origin(self) -> Path:
+    def origin(self) -> AnyPath:
         """Where its content hash and origin are kept."""
         return self.path.with_name(self.path.name + ORIGIN_SUFFIX)
 
@@ -70,14 +72,14 @@ class Lake:
     """Paths of the lake below ``root``; makes folders only when something is written.
 
     Args:
-        root: folder of the lake.
+        root: folder of the lake, or ``s3://bucket/prefix``.
         local: folder on this machine for what belongs to it alone: locks, signs of life, the state of online
             runs, the catalogue. Default: the root where that is a folder on a disk, else the data folder of
             the settings.
     """
 
-    def __init__(self, root: Path, *, local: Path | None = None) -> None:
-        self.root = root.resolve()
+    def __init__(self, root: AnyPath | str, *, local: Path | None = None) -> None:
+        self.root = any_path(root).resolve()
         self._local = local
 
     @property
@@ -90,7 +92,7 @@ class Lake:
     def __repr__(self) -> str:
         return f"Lake({str(self.root)!r})"
 
-    def raw(self, vehicle_id: str, day: str, name: str) -> Path:
+    def raw(self, vehicle_id: str, day: str, name: str) -> AnyPath:
         """Return where a raw log lies.
 
         Raises:
@@ -146,61 +148,76 @@ class Lake:
     def raw_logs(self, vehicle_id: str | None = None) -> list[RawLog]:
         """Return all raw logs, of one vehicle or of all, ordered by vehicle, date and name."""
         pattern = f"{vehicle_id}/*/*" if vehicle_id else "*/*/*"
-        return sorted(
-            RawLog(path.parts[-3], path.parts[-2], path.name, path)
-            for path in (self.root / "raw").glob(pattern)
-            if path.is_file()
-            and not path.name.startswith(".")
-            and not path.name.endswith((JOURNAL_SUFFIX, ORIGIN_SUFFIX))
-        )
+        return sorted(log for log, _ in self._raw_logs(pattern))
 
-    def frames(self, log: RawLog) -> Path:
+    def raw_logs_of_size(self, vehicle_id: str, size: int) -> list[RawLog]:
+        """Return a vehicle's raw logs of a size in bytes; in a bucket by one listing."""
+        return sorted(log for log, found in self._raw_logs(f"{vehicle_id}/*/*") if found == size)
+
+    def _raw_logs(self, pattern: str) -> Iterator[tuple[RawLog, int]]:
+        for path, size in _files(self.root / "raw", pattern):
+            if not path.name.startswith(".") and not path.name.endswith((JOURNAL_SUFFIX, ORIGIN_SUFFIX)):
+                yield RawLog(path.parts[-3], path.parts[-2], path.name, path), size
+
+    def frames(self, log: RawLog) -> AnyPath:
         """Return where the parsed frames of a log lie."""
         return self._partition("frames", log) / f"{log.name}.parquet"
 
-    def signals(self, log: RawLog) -> Path:
+    def signals(self, log: RawLog) -> AnyPath:
         """Return where the signals of a log lie."""
         return self._partition("signals", log) / f"{log.name}.parquet"
 
-    def episode(self, log: RawLog, version: str, number: int) -> Path:
+    def episode(self, log: RawLog, version: str, number: int) -> AnyPath:
         """Return where episode ``number`` of a log lies, made from inputs of fingerprint ``version``."""
         return self._partition("episodes", log) / f"{log.name}.{version[:8]}.{number:04d}.parquet"
 
-    def episodes_manifest(self, log: RawLog) -> Path:
+    def episodes_manifest(self, log: RawLog) -> AnyPath:
         """Return the file that says which episodes of a log are visible."""
         return self._partition("episodes", log) / f"{log.name}{EPISODES_SUFFIX}"
 
-    def training_log(self, log: RawLog) -> Path:
+    def training_log(self, log: RawLog) -> AnyPath:
         """Return where it lies what happened in an online episode, record by record."""
         return self._partition("episodes", log) / f"{log.name}.training.json"
 
-    def last_live_map(self, log: RawLog) -> Path:
+    def last_live_map(self, log: RawLog) -> AnyPath:
         """Return where the map lies that was live at the end of an online episode."""
         return self._partition("episodes", log) / f"{log.name}.live_map.csv"
 
-    def episode_manifests(self, vehicle_id: str | None = None) -> list[Path]:
+    def episode_manifests(self, vehicle_id: str | None = None) -> list[AnyPath]:
         """Return the manifests of all logs that were cut into episodes, of one vehicle or of all."""
         vehicle = vehicle_id or "*"
-        return sorted((self.root / "episodes").glob(f"vehicle={vehicle}/date=*/*{EPISODES_SUFFIX}"))
+        found = _files(self.root / "episodes", f"vehicle={vehicle}/date=*/*{EPISODES_SUFFIX}")
+        return sorted((path for path, _ in found), key=lambda path: path.parts)
 
-    def episodes(self, log: RawLog | None = None, *, vehicle_id: str | None = None) -> list[Path]:
+    def episodes(self, log: RawLog | None = None, *, vehicle_id: str | None = None) -> list[AnyPath]:
         """Return the visible episode files: of one log, of one vehicle, or all.
 
         Raises:
             StorageError: if a manifest is damaged or names a file that is gone.
         """
-        manifests = [self.episodes_manifest(log)] if log else self.episode_manifests(vehicle_id)
-        return [path for manifest in manifests if manifest.is_file() for path in _listed(manifest)]
+        if log is not None:
+            manifest = self.episodes_manifest(log)
+            return _listed(manifest) if manifest.is_file() else []
+        there = None
+        if isinstance(self.root, S3Path):
+            # One listing tells what is there, where a look at each file were a request each.
+            vehicle = vehicle_id or "*"
+            there = {path for path, _ in _files(self.root / "episodes", f"vehicle={vehicle}/date=*/*")}
+            manifests = sorted(path for path in there if path.name.endswith(EPISODES_SUFFIX))
+            return [path for manifest in manifests for path in _listed(manifest, there)]
+        return [path for manifest in self.episode_manifests(vehicle_id) for path in _listed(manifest)]
 
-    def replay(self, name: str) -> Path:
+    def replay(self, name: str) -> AnyPath:
         """Return the folder of a replay buffer's versions."""
         return self.root / "replay" / name
 
-    def checkpoints(self, agent: str, run: str) -> Path:
+    def checkpoints(self, agent: str, run: str) -> AnyPath:
         """Return the folder of a training run's checkpoints."""
         return self.root / "checkpoints" / agent / run
 
-    def quarantine(self, kind: str, source: "Path | pl.DataFrame", reason: str, *, name: str = "") -> Path:
+    def quarantine(
+        self, kind: str, source: "AnyPath | pl.DataFrame", reason: str, *, name: str = ""
+    ) -> AnyPath:
         """Put aside what failed a check, with the reason in a JSON file beside it.
 
         A file of the lake is moved, so that no reader meets it again; a raw log or a foreign file is copied
@@ -216,19 +233,20 @@ class Lake:
             Where it lies now; the reason is at the same path + ``.reason.json``.
         """
         folder = self.root / "quarantine" / kind
-        if isinstance(source, Path):
-            target = folder / f"{sha256(source)[:12]}.{name or source.name}"
-            mine = source.resolve().is_relative_to(self.root)
-            if not target.exists():
+        if isinstance(source, Path | S3Path):
+            content_of = local_copy(source)
+            target = folder / f"{sha256(content_of)[:12]}.{name or source.name}"
+            mine = within(source.resolve(), self.root)
+            if not target.is_file():
                 with atomic_write(target) as temporary:
-                    shutil.copyfile(source, temporary)
-            if mine and not source.resolve().is_relative_to(self.root / "raw"):
+                    shutil.copyfile(content_of, temporary)
+            if mine and not within(source.resolve(), self.root / "raw"):
                 source.unlink()
             origin = str(source)
         else:
             content = hashlib.sha256(repr((source.schema, source.hash_rows().to_list())).encode())
             target = folder / f"{content.hexdigest()[:12]}.{name or kind}.parquet"
-            if not target.exists():
+            if not target.is_file():
                 with atomic_write(target) as temporary:
                     source.write_parquet(temporary, compression="zstd")
             origin = name or kind
@@ -236,19 +254,43 @@ class Lake:
         write_text(target.with_name(f"{target.name}.reason.json"), json.dumps(note, indent=1))
         return target
 
-    def _partition(self, area: str, log: RawLog) -> Path:
+    def _partition(self, area: str, log: RawLog) -> AnyPath:
         _check(log.vehicle_id, log.date, log.name)
         return self.root / area / f"vehicle={log.vehicle_id}" / f"date={log.date}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def lake_from_settings() -> Lake:
+    """The lake of this installation: ``settings().lake_url``, or the data folder where there is none."""
+    found = settings()
+    return Lake(found.lake_url or found.data_dir, local=found.data_dir)
+
+
+def _files(folder: AnyPath, pattern: str) -> Iterator[tuple[AnyPath, int]]:
+    """Files below a folder whose way matches, with their size; in a bucket by one listing."""
+    if isinstance(folder, S3Path):
+        for found, info in folder.objects(pattern):
+            yield found, info.size
+        return
+    for path in folder.glob(pattern):
+        if path.is_file():
+            yield path, path.stat().st_size
+
+
+def read_json(path: AnyPath) -> dict[str, Any]:
     """Read a JSON object that this package wrote.
 
     Raises:
+        ObjectError: the object is not there, or cannot be read now.
         StorageError: if it is damaged.
     """
+    return read_json_version(path)[0]
+
+
+def read_json_version(path: AnyPath) -> tuple[dict[str, Any], str]:
+    """As ``read_json``, with what a later ``write_text(..., seen=)`` must still find there."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text, seen = read_version(path)
+        content = json.loads(text)
     except (OSError, ValueError) as error:
         message = f"{path} is damaged ({error}): delete it and run the stage that writes it again"
         raise StorageError(message) from error
@@ -257,24 +299,29 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} holds {type(content).__name__}, expected an object: delete it and run its stage again"
         )
         raise StorageError(message)
-    return content
+    return content, seen
 
 
-def _listed(manifest: Path) -> list[Path]:
+def _listed(manifest: AnyPath, there: set[AnyPath] | None = None) -> list[AnyPath]:
     paths = _named(manifest)
-    if not all(path.is_file() for path in paths):
+    if _missing(manifest, paths, there):
         # Between the two looks the stage may have replaced the manifest and removed what the old one named.
         paths = _named(manifest)
-    for path in paths:
-        if not path.is_file():
-            message = (
-                f"{manifest} names {path.name}, which is gone: delete the manifest and run the stage again"
-            )
+        gone = _missing(manifest, paths, None)
+        if gone:
+            message = f"{manifest} names {gone[0].name}, which is gone: delete it and run the stage again"
             raise StorageError(message)
     return paths
 
 
-def _named(manifest: Path) -> list[Path]:
+def _missing(manifest: AnyPath, paths: list[AnyPath], there: set[AnyPath] | None) -> list[AnyPath]:
+    if isinstance(manifest, S3Path) and there is None:
+        beginning = manifest.key.removesuffix(EPISODES_SUFFIX)
+        there = {manifest.with_name(Path(info.key).name) for info in manifest.store.list(f"{beginning}.")}
+    return [path for path in paths if (not path.is_file() if there is None else path not in there)]
+
+
+def _named(manifest: AnyPath) -> list[AnyPath]:
     return [manifest.parent / str(entry["file"]) for entry in read_json(manifest).get("episodes", [])]
 
 

@@ -13,13 +13,14 @@ written is removed again and readers never see any of it.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from tspace_core.config import TorqueMap, Vehicle
-from tspace_core.errors import StorageError
+from tspace_core.errors import ObjectError, ObjectExistsError, StorageError
+from tspace_core.objects.path import AnyPath, S3Path
 from tspace_core.records.episode import Episode
 from tspace_core.storage import episodes_table
 from tspace_core.storage.episodes_stage import episode_entry, totals
@@ -90,6 +91,7 @@ def store_online_episode(
         live_map: map that was live at the end, stored beside them.
 
     Raises:
+        ObjectError: a lake in a bucket cannot be written; nothing of the episode is visible.
         StorageError: the disk is full or a file cannot be written (nothing of the episode is visible then),
             the pieces belong to another key, or another episode has this key.
     """
@@ -101,7 +103,7 @@ def store_online_episode(
     if manifest.is_file():
         return _found(lake, manifest, key, mark)
     folder = manifest.parent
-    written: list[Path] = []
+    written: list[AnyPath] = []
     entries = []
     try:
         for number, episode in enumerate(episodes):
@@ -120,10 +122,12 @@ def store_online_episode(
         summary = _summary(key, mark, folder, entries, counts)
         content = {"summary": to_metadata(summary, lake.root), "episodes": entries}
         written.append(manifest)
-        write_text(manifest, json.dumps(content, indent=1))
+        write_text(manifest, json.dumps(content, indent=1), if_absent=True)
+    except ObjectExistsError:
+        # Someone else has just stored an episode of this key: the same, or the key was given twice.
+        return _found(lake, manifest, key, mark)
     except BaseException as error:
-        for path in reversed(written):  # the manifest first, so that it never names what is gone
-            path.unlink(missing_ok=True)
+        _remove(manifest, written)
         if isinstance(error, OSError):
             message = (
                 f"online episode {key} of {sum(map(len, episodes))} records is lost: {folder} cannot be "
@@ -183,7 +187,20 @@ def _fingerprint(vehicle: Vehicle, key: str, episodes: Sequence[Episode]) -> str
     )
 
 
-def _found(lake: Lake, manifest: Path, key: str, mark: str) -> EpisodesSummary:
+def _remove(manifest: AnyPath, written: list[AnyPath]) -> None:
+    """Remove what was written, the manifest first, so that it never names what is gone."""
+    if isinstance(manifest, S3Path):
+        # An answer may have been lost: where the manifest is there, all that it names is there and stays.
+        # Where the server is down the files stay as well, named by no manifest.
+        with suppress(ObjectError):
+            if not manifest.is_file():
+                manifest.store.delete(*(path.key for path in written if isinstance(path, S3Path)))
+        return
+    for path in reversed(written):
+        path.unlink(missing_ok=True)
+
+
+def _found(lake: Lake, manifest: AnyPath, key: str, mark: str) -> EpisodesSummary:
     summary = read_json(manifest)["summary"]
     if summary["fingerprint"] != mark:
         message = f"{manifest} holds another episode of the key {key}: number the episodes of a vehicle on"
@@ -192,7 +209,7 @@ def _found(lake: Lake, manifest: Path, key: str, mark: str) -> EpisodesSummary:
 
 
 def _summary(
-    key: str, mark: str, folder: Path, entries: list[dict[str, Any]], counts: OnlineCounts
+    key: str, mark: str, folder: AnyPath, entries: list[dict[str, Any]], counts: OnlineCounts
 ) -> EpisodesSummary:
     return EpisodesSummary(
         key=key,

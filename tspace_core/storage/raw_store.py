@@ -4,16 +4,16 @@ import json
 import os
 import shutil
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from tspace_core.can.readers import TRIP_TABLE, WINDOW_LOG, detect_format, open_log
 from tspace_core.can.report import ReadReport
 from tspace_core.can.window_log import first_instant_ns
 from tspace_core.config import Vehicle, load_site
-from tspace_core.errors import LogError, StorageError
+from tspace_core.errors import LogError, ObjectExistsError, ObjectMissingError, StorageError
+from tspace_core.objects.path import AnyPath, ObjectStat, S3Path, local_copy, relative, within
 from tspace_core.records.meta import TimeSource
-from tspace_core.storage.files import atomic_write, sha256, write_text
+from tspace_core.storage.files import atomic_write, read_version, sha256, write_text
 from tspace_core.storage.lake import JOURNAL_SUFFIX, ORIGIN_SUFFIX, Lake, RawLog, read_json
 
 YEAR_2000_NS = 946_684_800 * 10**9
@@ -21,7 +21,7 @@ _PEEK_FRAMES = 1 << 12
 
 
 def store_raw(
-    lake: Lake, source: Path, vehicle: Vehicle, date: str | None = None, *, driver: str | None = None
+    lake: Lake, source: AnyPath, vehicle: Vehicle, date: str | None = None, *, driver: str | None = None
 ) -> RawLog:
     """Copy a log, and its flash journal if it has one, into the lake.
 
@@ -30,7 +30,7 @@ def store_raw(
 
     Args:
         lake: where to.
-        source: the log; its journal is looked for beside it.
+        source: the log, on a disk or in a bucket; its journal is looked for beside it.
         vehicle: whose log it is.
         date: YYYY-MM-DD, or None to find out.
         driver: id of who drove, or None: the driver of the vehicle's file.
@@ -44,10 +44,9 @@ def store_raw(
     if not source.is_file():
         message = f"no log at {source}: give the path of a file"
         raise StorageError(message)
-    if source.is_relative_to(lake.root / "raw"):
+    if within(source, lake.root / "raw"):
         return _already_there(lake, source, vehicle)
-    stat = source.stat()
-    content = sha256(source)
+    content = sha256(local_copy(source))
     known, copy = _known(lake, vehicle, source, content)
     if known is not None and date in (None, known.date):
         _store_journal(source, known)
@@ -66,40 +65,63 @@ def store_raw(
             "count twice in training; remove one of the two files"
         )
         raise StorageError(message)
-    detect_format(source)
+    detect_format(local_copy(source))
     day, date_source = (date, "given") if date else _recording_day(source, vehicle)
     log = RawLog(vehicle.id, day, source.name, lake.raw(vehicle.id, day, source.name))
-    if log.path.exists():
-        if content_hash(log) == content:  # another process has just stored it
-            return log
-        message = (
-            f"{source} and {log.path} have the same vehicle, date and name, but not the same content: rename "
-            "one of them, raw logs are never replaced"
-        )
-        raise StorageError(message)
+    if log.path.is_file():
+        return _stored_meanwhile(source, log, content)
     _store_journal(source, log)
-    with atomic_write(log.path) as temporary:
-        shutil.copyfile(source, temporary)
-        if sha256(temporary) != content:
-            message = f"{source} changed while it was read: take it in again when its recorder has closed it"
-            raise StorageError(message)
-        os.utime(temporary, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        temporary.chmod(0o444)
-        # Before the log: what is visible as a log has its origin, also after a crash.
-        origin = {
-            "sha256": content,
-            "source": str(source),
-            "date_source": date_source,
-            **_identity(temporary),
-        }
-        if driver is not None:
-            origin["driver"] = driver
-        write_text(log.origin, json.dumps(origin, indent=1))
+    origin = {"sha256": content, "source": str(source), "date_source": date_source}
+    if driver is not None:
+        origin["driver"] = driver
+    try:
+        _copy(source, log, origin)
+    except ObjectExistsError:  # another process was faster
+        return _stored_meanwhile(source, log, content)
     return log
 
 
+def _stored_meanwhile(source: AnyPath, log: RawLog, content: str) -> RawLog:
+    if content_hash(log) == content:  # another process has just stored it
+        return log
+    message = (
+        f"{source} and {log.path} have the same vehicle, date and name, but not the same content: rename "
+        "one of them, raw logs are never replaced"
+    )
+    raise StorageError(message)
+
+
+def _copy(source: AnyPath, log: RawLog, origin: dict[str, Any]) -> None:
+    """Write the log, which becomes visible at once, and its origin, which is there before it."""
+    local = local_copy(source)
+    stat = source.stat()
+    with atomic_write(log.path, if_absent=True) as temporary:
+        shutil.copyfile(local, temporary)
+        if sha256(temporary) != origin["sha256"]:
+            message = f"{source} changed while it was read: take it in again when its recorder has closed it"
+            raise StorageError(message)
+        os.utime(temporary, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+        temporary.chmod(0o444)
+        # Before the log: what is visible as a log has its origin, also after a crash.
+        origin = {**origin, **_identity(temporary)}
+        seen = _leftover_origin(log)
+        write_text(log.origin, json.dumps(origin, indent=1), if_absent=seen is None, seen=seen)
+    if isinstance(log.path, S3Path):
+        # Only now is it known what the object is told by. Without it the hash is found by reading it all.
+        origin.pop("mtime_ns")
+        write_text(log.origin, json.dumps({**origin, **_identity(log.path)}, indent=1))
+
+
+def _leftover_origin(log: RawLog) -> str | None:
+    """What is told by of an origin that a killed writer left: it may be replaced; None: there is none."""
+    try:
+        return read_version(log.origin)[1]
+    except (FileNotFoundError, ObjectMissingError):
+        return None
+
+
 def content_hash(log: RawLog) -> str:
-    """Return the content hash of a raw log; kept beside it as long as size and time of change stay."""
+    """Return the content hash of a raw log; kept beside it as long as size and time of change (ETag) stay."""
     identity = _identity(log.path)
     if log.origin.is_file():
         origin = read_json(log.origin)
@@ -133,28 +155,29 @@ def utc_clock(
     return _ns(midnight), "file_modified" if by_file else "date_folder"
 
 
-def _already_there(lake: Lake, source: Path, vehicle: Vehicle) -> RawLog:
-    parts = source.relative_to(lake.root / "raw").parts
+def _already_there(lake: Lake, source: AnyPath, vehicle: Vehicle) -> RawLog:
+    parts = relative(source, lake.root / "raw").split("/")
     if len(parts) != 3 or parts[0] != vehicle.id or parts[2].endswith((JOURNAL_SUFFIX, ORIGIN_SUFFIX)):
         message = f"{source} is no raw log of vehicle {vehicle.id}: those lie in raw/{vehicle.id}/<date>/"
         raise StorageError(message)
     return lake.raw_log("/".join(parts))
 
 
-def _known(lake: Lake, vehicle: Vehicle, source: Path, content: str) -> tuple[RawLog | None, RawLog | None]:
+def _known(
+    lake: Lake, vehicle: Vehicle, source: AnyPath, content: str
+) -> tuple[RawLog | None, RawLog | None]:
     """The vehicle's log of the source's name and content, and one of that content under another name."""
-    size = source.stat().st_size
-    as_long = [log for log in lake.raw_logs(vehicle.id) if log.path.stat().st_size == size]
+    as_long = lake.raw_logs_of_size(vehicle.id, source.stat().st_size)
     same = [log for log in as_long if content_hash(log) == content]
     known = next((log for log in same if log.name == source.name), None)
     return known, next((log for log in same if log.name != source.name), None)
 
 
-def _store_journal(source: Path, log: RawLog) -> None:
+def _store_journal(source: AnyPath, log: RawLog) -> None:
     journal = source.with_name(source.name + JOURNAL_SUFFIX)
     if not journal.is_file():
         return
-    if log.journal.exists():
+    if log.journal.is_file():
         if sha256(journal) != sha256(log.journal):
             message = (
                 f"{journal} and {log.journal} differ: a stored flash journal is never replaced; to correct "
@@ -163,11 +186,12 @@ def _store_journal(source: Path, log: RawLog) -> None:
             raise StorageError(message)
         return
     with atomic_write(log.journal) as temporary:
-        shutil.copyfile(journal, temporary)
+        shutil.copyfile(local_copy(journal), temporary)
         temporary.chmod(0o444)
 
 
-def _recording_day(source: Path, vehicle: Vehicle) -> tuple[str, str]:
+def _recording_day(log: AnyPath, vehicle: Vehicle) -> tuple[str, str]:
+    source = local_copy(log)
     form = detect_format(source)
     if form == WINDOW_LOG:
         begin = first_instant_ns(source, vehicle)
@@ -185,7 +209,7 @@ def _recording_day(source: Path, vehicle: Vehicle) -> tuple[str, str]:
         start = _start(report, vehicle)
         if start is not None:
             return start.astimezone(UTC).date().isoformat(), "log_header"
-    modified = datetime.fromtimestamp(source.stat().st_mtime, UTC)
+    modified = datetime.fromtimestamp(log.stat().st_mtime, UTC)
     return modified.date().isoformat(), "file_modified"
 
 
@@ -198,8 +222,10 @@ def _start(report: ReadReport, vehicle: Vehicle) -> datetime | None:
     return report.start.replace(tzinfo=load_site(vehicle.site).zone)
 
 
-def _identity(path: Path) -> dict[str, Any]:
+def _identity(path: AnyPath) -> dict[str, Any]:
     stat = path.stat()
+    if isinstance(stat, ObjectStat):
+        return {"size": stat.st_size, "etag": stat.etag}
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 

@@ -13,7 +13,6 @@ own, so that no record ever reaches into the next episode.
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from tspace_core import __version__
 from tspace_core.errors import StorageError
+from tspace_core.objects.path import AnyPath, S3Path, local_folder
 from tspace_core.storage.files import atomic_directory
 from tspace_core.storage.replay_manifest import MANIFEST, ROWS, STARTS, ReplayLayout, ReplayManifest
 from tspace_core.storage.replay_writer import ReplayWriter, starts_of
@@ -51,13 +51,14 @@ class ReplayBatch(NamedTuple):
 class Replay:
     """One version of a replay buffer, open for reading."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: AnyPath) -> None:
         self.directory = directory
         self.manifest = ReplayManifest.read(directory)
+        self._local = local_folder(directory)
         content = self.manifest.content
         layout = content.layout
         self._check_sizes(layout)
-        rows = np.memmap(directory / ROWS, dtype="<f4", mode="r", shape=(content.rows, layout.row_width))
+        rows = np.memmap(self._local / ROWS, dtype="<f4", mode="r", shape=(content.rows, layout.row_width))
         # A record is a window of one row and the state of the next: overlapping windows make it one copy.
         # They stop at the last but one row, so that the last window ends inside the file. As one opaque item
         # each, numpy copies them whole.
@@ -68,13 +69,13 @@ class Replay:
             buffer=rows,
             strides=(4 * layout.row_width,),
         )
-        self._starts = np.asarray(np.load(directory / STARTS, mmap_mode="r"))
+        self._starts = np.asarray(np.load(self._local / STARTS, mmap_mode="r"))
         self._columns = (layout.state_dim, layout.state_dim + layout.action_dim)
         ends = [item.first + item.length - 1 for item in content.episodes if item.terminal]
         self._terminal_rows = np.array(sorted(ends), dtype=np.int64)
 
     @classmethod
-    def open(cls, root: Path, version: str = "latest") -> "Replay":
+    def open(cls, root: AnyPath, version: str = "latest") -> "Replay":
         """Open a version below ``<lake>/replay/<name>``.
 
         Args:
@@ -136,7 +137,7 @@ class Replay:
         """
         content = self.manifest.content
         digest = hashlib.sha256()
-        with (self.directory / ROWS).open("rb") as file:
+        with (self._local / ROWS).open("rb") as file:
             while block := file.read(_HASH_BLOCK):
                 digest.update(block)
         if digest.hexdigest() != content.rows_sha256:
@@ -168,31 +169,34 @@ class Replay:
 
     def _check_sizes(self, layout: ReplayLayout) -> None:
         content = self.manifest.content
-        rows = self.directory / ROWS
+        rows = self._local / ROWS
         expected = content.rows * layout.row_width * 4
         size = rows.stat().st_size if rows.exists() else -1
         if size != expected:
             message = (
-                f"{rows}: {'missing' if size < 0 else f'{size} bytes'}, expected {expected} bytes "
-                f"({content.rows} rows of {layout.row_width}); build the buffer again"
+                f"{self.directory / ROWS}: {'missing' if size < 0 else f'{size} bytes'}, expected {expected} "
+                f"bytes ({content.rows} rows of {layout.row_width}); build the buffer again"
             )
             raise StorageError(message)
-        starts = self.directory / STARTS
+        starts = self._local / STARTS
         try:
             found = np.load(starts, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
-            message = f"{starts}: not readable ({error}); build the buffer again"
+            message = f"{self.directory / STARTS}: not readable ({error}); build the buffer again"
             raise StorageError(message) from error
         if found.dtype != np.int64 or found.shape != (content.records,):
             message = (
-                f"{starts}: holds {found.dtype} {found.shape}, expected int64 ({content.records},); "
-                "build the buffer again"
+                f"{self.directory / STARTS}: holds {found.dtype} {found.shape}, expected int64 "
+                f"({content.records},); build the buffer again"
             )
             raise StorageError(message)
 
 
-def versions_of(root: Path) -> list[str]:
+def versions_of(root: AnyPath) -> list[str]:
     """Names of the complete versions below ``root``, oldest first."""
+    if isinstance(root, S3Path):
+        whole = (path.parent.name for path, _ in root.objects(f"*/{MANIFEST}"))
+        return sorted(name for name in whole if name.isdigit())
     if not root.is_dir():
         return []
     return sorted(path.name for path in root.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file())
@@ -202,7 +206,7 @@ class _Unchanged(Exception):  # noqa: N818  a way out of the atomic directory, n
     """The new content equals the latest version's."""
 
 
-def build_replay(root: Path, episodes: Iterable["Episode"]) -> Replay:
+def build_replay(root: AnyPath, episodes: Iterable["Episode"]) -> Replay:
     """Write episodes as a new version of a replay buffer, in the order given.
 
     The version becomes visible at once and whole. If its content equals the latest version's, no new one is
@@ -216,7 +220,7 @@ def build_replay(root: Path, episodes: Iterable["Episode"]) -> Replay:
         StorageError: no episode, two layouts, or the same episode twice.
     """
     versions = versions_of(root)
-    version = f"{int(versions[-1]) + 1 if versions else 1:06d}"
+    version = f"{_last_number(root, versions) + 1:06d}"
     target = root / version
     try:
         with atomic_directory(target) as directory:
@@ -240,7 +244,16 @@ def build_replay(root: Path, episodes: Iterable["Episode"]) -> Replay:
     return Replay(target)
 
 
-def _stop_if_equal(directory: Path, content_sha256: str) -> None:
+def _last_number(root: AnyPath, versions: list[str]) -> int:
+    last = int(versions[-1]) if versions else 0
+    if isinstance(root, S3Path):
+        # What a killed writer left keeps its number until it is swept; whoever is writing now keeps theirs.
+        taken = (folder.rstrip("/").rpartition("/")[2] for folder in root.store.folders(f"{root.key}/"))
+        return max([last, *(int(name) for name in taken if name.isdigit())])
+    return last
+
+
+def _stop_if_equal(directory: AnyPath, content_sha256: str) -> None:
     try:
         found = Replay(directory).manifest.content_sha256
     except StorageError:

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tspace_core.errors import StorageError
+from tspace_core.errors import ObjectMissingError, StorageError
+from tspace_core.objects.path import AnyPath
 
 MANIFEST = "manifest.json"
 ROWS = "rows.f32"
@@ -87,7 +88,7 @@ class ReplayManifest(_Frozen):
     content: ReplayContent
 
     @classmethod
-    def read(cls, directory: Path) -> "ReplayManifest":
+    def read(cls, directory: AnyPath) -> "ReplayManifest":
         """Read and check the manifest of a version's directory.
 
         Raises:
@@ -96,7 +97,7 @@ class ReplayManifest(_Frozen):
         path = directory / MANIFEST
         try:
             manifest = cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ObjectMissingError) as error:
             message = f"{path}: missing, so {directory} is no replay buffer; build it again from its episodes"
             raise StorageError(message) from error
         except (ValidationError, OSError) as error:

@@ -1,7 +1,6 @@
 """Stage frames -> signals: decoded, checked, on the vehicle's grid, with energy and distance."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from tspace_core.can.signals import SignalExtractor
 from tspace_core.can.tables import READERS, SampleTable, check_format
 from tspace_core.config import Vehicle
 from tspace_core.errors import SchemaError, StorageError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.records.grid import GridBuilder, GridRows, Statistics
 from tspace_core.storage import frames_table, signals_table
 from tspace_core.storage.files import atomic_write, sha256
@@ -47,8 +47,8 @@ def store_signals(lake: Lake, raw: RawLog, vehicle: Vehicle) -> SignalsSummary:
         DatabaseError: if the vehicle's DBC files lack a message or signal.
         SchemaError: if the result does not hold its schema; what was wrong is in the quarantine.
     """
-    has_frames = not vehicle.from_trip_table and detect_format(raw.path) not in READERS
-    if has_frames and not lake.frames(raw).is_file():
+    stored = vehicle.from_trip_table or lake.frames(raw).is_file()
+    if not stored and detect_format(local_copy(raw.path)) not in READERS:
         message = f"the frames of {raw.key} are not stored: run the stage before this one (store_frames)"
         raise StorageError(message)
     frames = store_frames(lake, raw, vehicle)
@@ -59,10 +59,9 @@ def store_signals(lake: Lake, raw: RawLog, vehicle: Vehicle) -> SignalsSummary:
         dbc=[sha256(path) for path in vehicle.dbc_files()],
     )
     path = lake.signals(raw)
-    if path.is_file():
-        found = frames_table.read_metadata(path)
-        if found.get("fingerprint") == mark:
-            return SignalsSummary(**from_metadata(found, lake.root))
+    found = frames_table.find_metadata(path)
+    if found is not None and found.get("fingerprint") == mark:
+        return SignalsSummary(**from_metadata(found, lake.root))
     pass_ = _Pass(lake, raw, vehicle, frames, mark)
     with atomic_write(path) as temporary:
         signals_table.write(
@@ -98,7 +97,8 @@ class _Pass:
         form = self._frames.format
         check_format(form, self._vehicle, str(self._raw.path))
         if form in READERS:
-            return table_cuts(READERS[form](self._raw.path, self._vehicle, self._report), self._vehicle)
+            table = READERS[form](local_copy(self._raw.path), self._vehicle, self._report)
+            return table_cuts(table, self._vehicle)
         return frame_cuts(self._lake.frames(self._raw), self._vehicle, self._report)
 
     def _checked(self, rows: GridRows) -> pa.Table:
@@ -175,7 +175,7 @@ class _Pass:
         )
 
 
-def frame_cuts(path: Path, vehicle: Vehicle, report: ReadReport) -> Iterator[Cut]:
+def frame_cuts(path: AnyPath, vehicle: Vehicle, report: ReadReport) -> Iterator[Cut]:
     """Yield the samples of a frames file, a row group and a segment at a time."""
     database = load_database(vehicle.dbc_files())
     extractor = SignalExtractor(vehicle, database, report)

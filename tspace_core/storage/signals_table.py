@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.records.grid import GridRows
 from tspace_core.records.window import GridTable
 from tspace_core.storage.background import ahead
@@ -93,17 +94,17 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def read(path: Path) -> "pl.DataFrame":
+def read(path: AnyPath) -> "pl.DataFrame":
     """Return the whole table as a polars data frame."""
     import polars as pl
 
-    return pl.read_parquet(path, glob=False, hive_partitioning=False)
+    return pl.read_parquet(local_copy(path), glob=False, hive_partitioning=False)
 
 
-def read_grid(path: Path, signals: Iterable[str]) -> GridTable:
+def read_grid(path: AnyPath, signals: Iterable[str]) -> GridTable:
     """Return what records are cut from: steps and the named signals, NaN = none yet, or stale."""
     names = list(dict.fromkeys(signals))
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(local_copy(path)) as file:
         # A column at a time: the peak is what is kept, not twice that.
         def column(name: str) -> Any:
             found = file.read(columns=[name]).column(0)

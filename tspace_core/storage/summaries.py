@@ -1,10 +1,11 @@
 """What each stage reports: counts, ranges, what was dropped and where the result lies."""
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tspace_core.objects.fields import PathField
+from tspace_core.objects.path import AnyPath, any_path, relative
 from tspace_core.records.meta import TimeSource
 
 
@@ -19,7 +20,7 @@ class _Summary(BaseModel):
 class FramesSummary(_Summary):
     """The frames of one log. Times are seconds on the log's own clock; None in a log without frames."""
 
-    path: Path | None = Field(description="Parquet file; None for a trip table, which has no frames")
+    path: PathField | None = Field(description="Parquet file; None for a trip table, which has no frames")
     format: str
     frames: int = Field(description="frames; rows of a trip table")
     t_first: float | None = Field(description="first frame in the order of the log")
@@ -54,7 +55,7 @@ class SignalStatistics(BaseModel):
 class SignalsSummary(_Summary):
     """The signals of one log on the vehicle's grid."""
 
-    path: Path
+    path: PathField
     format: str
     frames: int
     t_first: float | None
@@ -78,7 +79,7 @@ class SignalsSummary(_Summary):
 class EpisodesSummary(_Summary):
     """The episodes of one log."""
 
-    paths: list[Path]
+    paths: list[PathField]
     episodes: int
     records: int
     energy_wh: float
@@ -100,17 +101,17 @@ class EpisodesSummary(_Summary):
     action_source: str
 
 
-def to_metadata(summary: BaseModel, root: Path) -> dict[str, Any]:
+def to_metadata(summary: BaseModel, root: AnyPath) -> dict[str, Any]:
     """Return a summary as JSON types with paths relative to ``root``, so that a lake can be moved."""
     content: dict[str, Any] = summary.model_dump(mode="json")
     if content.get("path"):
-        content["path"] = str(Path(content["path"]).relative_to(root))
+        content["path"] = relative(any_path(content["path"]), root)
     if "paths" in content:
-        content["paths"] = [str(Path(path).relative_to(root)) for path in content["paths"]]
+        content["paths"] = [relative(any_path(path), root) for path in content["paths"]]
     return content
 
 
-def from_metadata(content: dict[str, Any], root: Path) -> dict[str, Any]:
+def from_metadata(content: dict[str, Any], root: AnyPath) -> dict[str, Any]:
     """Undo ``to_metadata`` and mark the summary as reused."""
     found = {**content, "reused": True}
     if found.get("path"):
