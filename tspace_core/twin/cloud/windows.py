@@ -16,6 +16,8 @@ from tspace_core.twin.cloud.truck import CHANNELS, Samples
 Window = dict[str, object]
 """The ``result`` of the wire contract."""
 SCHEME = "s3://"
+DIGITS = 3
+"""A box sends so many decimals of each signal."""
 
 
 class BoxWindows:
@@ -38,7 +40,7 @@ class BoxWindows:
 
     def encode(self, samples: Samples) -> Window:
         """The window of whole units, in the box's signs."""
-        values = samples.values * self._signs
+        values = np.round(samples.values, DIGITS) * self._signs
         return encode_window(values, samples.start_ns, self.zone, as_strings=self._as_strings)
 
     def key(self, start_ns: int) -> str:
