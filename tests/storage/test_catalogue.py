@@ -93,7 +93,9 @@ def test_replay_versions_and_checkpoints_are_listed(tmp_path: Path) -> None:
     version = lake.replay("twin") / "0001"
     version.mkdir(parents=True)
     (version / "manifest.json").write_text('{"rows": 5}')
-    (lake.checkpoints("ddpg", "run1") / "00000005").mkdir(parents=True)
+    checkpoint = lake.checkpoints("ddpg", "run1") / "00000005"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
     found = Catalogue(tmp_path / "c.duckdb", lake)
     assert found.query("SELECT name, version, manifest->>'rows' FROM replay").rows() == [
         ("twin", "0001", "5")

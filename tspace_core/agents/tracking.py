@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tspace_core.errors import AgentError
+from tspace_core.objects.path import AnyPath, any_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +71,8 @@ class Tracker:
     Args:
         uri: Tracking store, ``settings().tracking_uri`` by default: SQLite in the data folder.
         experiment: MLflow experiment, made if it does not exist.
-        artifacts: Local folder for the pictures of a new experiment; None leaves it to the tracking server.
+        artifacts: Folder for the pictures of a new experiment, on a disk or in a bucket; None leaves it to
+            the tracking server, with a store of our own it is in the lake's bucket or in the data folder.
         tags: Tags of the run beside those that training sets (vehicle, agent, replay version).
         run_name: Name shown in MLflow; None lets MLflow make one up.
     """
@@ -80,7 +82,7 @@ class Tracker:
         uri: str | None = None,
         *,
         experiment: str = "tspace",
-        artifacts: Path | None = None,
+        artifacts: AnyPath | None = None,
         tags: Mapping[str, str] | None = None,
         run_name: str | None = None,
     ) -> None:
@@ -90,7 +92,7 @@ class Tracker:
         self.experiment = experiment
         self._artifacts = artifacts
         if uri is None and artifacts is None and self.uri.startswith("sqlite:"):
-            self._artifacts = settings().data_dir / "mlartifacts"
+            self._artifacts = artifact_folder()
         self._tags = dict(tags or {})
         self._run_name = run_name
         self._run: str | None = None
@@ -98,6 +100,7 @@ class Tracker:
         self._sent = time.monotonic()
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        _let_reach_bucket()
         self._mlflow = _import_mlflow()
         self._client = self._mlflow.MlflowClient(tracking_uri=self.uri)
 
@@ -175,8 +178,30 @@ class Tracker:
         found = self._client.get_experiment_by_name(self.experiment)
         if found is not None:
             return str(found.experiment_id)
-        place = None if self._artifacts is None else self._artifacts.resolve().as_uri()
+        place = None if self._artifacts is None else _uri(self._artifacts)
         return str(self._client.create_experiment(self.experiment, artifact_location=place))
+
+
+def artifact_folder() -> AnyPath:
+    """Where pictures go that no server keeps: ``<lake_url>/mlflow``, or ``<data_dir>/mlartifacts``."""
+    from tspace_core.config import settings
+
+    found = settings()
+    return any_path(found.lake_url) / "mlflow" if found.lake_url else found.data_dir / "mlartifacts"
+
+
+def _uri(folder: AnyPath) -> str:
+    return folder.resolve().as_uri() if isinstance(folder, Path) else str(folder)
+
+
+def _let_reach_bucket() -> None:
+    """MLflow finds its server for ``s3://`` in the environment only, as it does the credentials."""
+    from tspace_core.config import settings
+
+    found = settings().s3
+    if found.endpoint is not None:
+        os.environ["MLFLOW_S3_ENDPOINT_URL"] = found.endpoint
+    os.environ.setdefault("AWS_DEFAULT_REGION", found.region)
 
 
 @cache

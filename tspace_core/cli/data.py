@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tspace_core.config import Vehicle
+    from tspace_core.objects.path import AnyPath
     from tspace_core.storage.ingest import IngestResult
     from tspace_core.storage.lake import Lake
 
@@ -25,7 +25,9 @@ app = typer.Typer()
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Raw logs or folders of them.")],
+    places: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Raw logs or folders of them, also as s3://...")
+    ],
     vehicle: VehicleId,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -38,12 +40,14 @@ def ingest(
     A log that fails costs only itself; it is listed with its error and the exit code is 1.
     """
     from tspace_core.config import load_driver, load_vehicle
+    from tspace_core.objects.path import any_path
     from tspace_core.storage.files import sweep
     from tspace_core.storage.ingest import find_logs
 
     config = load_vehicle(vehicle)
     if driver is not None:
         load_driver(driver)
+    paths = [any_path(place) for place in places]
     missing = [path for path in dict.fromkeys(paths) if not path.exists()]
     if len(missing) == len(set(paths)):
         message = f"no such file or folder: {', '.join(map(str, missing))}"
@@ -72,7 +76,7 @@ def ingest(
 
 
 def _ingest_one(
-    lake: "Lake", log: Path, config: "Vehicle", *, date: str | None, driver: str | None, as_json: bool
+    lake: "Lake", log: "AnyPath", config: "Vehicle", *, date: str | None, driver: str | None, as_json: bool
 ) -> dict[str, Any]:
     from tspace_core.storage.ingest import ingest_log
 
@@ -94,7 +98,7 @@ def _ingest_one(
     return {"path": str(log), **result.to_dict()}
 
 
-def _failed(log: Path, text: str) -> dict[str, Any]:
+def _failed(log: "AnyPath", text: str) -> dict[str, Any]:
     typer.echo(f"    failed: {text}", err=True)
     return {"path": str(log), "error": text}
 
@@ -185,7 +189,7 @@ def catalogue(
     from tspace_core.storage.catalogue import Catalogue
 
     lake = open_lake(data_dir)
-    store = Catalogue(lake.root / "catalogue.duckdb", lake)
+    store = Catalogue(lake.local / "catalogue.duckdb", lake)
     store.refresh()
     answer = store.query(sql)
     if as_json:

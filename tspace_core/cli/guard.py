@@ -17,7 +17,7 @@ campaign_app = typer.Typer(
 )
 app.add_typer(campaign_app, name="campaign")
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Root of the lake; default: the settings'.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder; default: the settings'.")]
 
 
 def _online_dir(vehicle: str, data_dir: Path | None) -> Path:

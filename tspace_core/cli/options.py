@@ -1,6 +1,5 @@
 """Options that several commands share."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,13 +7,18 @@ import typer
 if TYPE_CHECKING:
     from tspace_core.storage.lake import Lake
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Root of the lake; default: the settings'.")]
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", help="Root of the lake, a folder or s3://...; default: the settings'."),
+]
 VehicleId = Annotated[str, typer.Option("--vehicle", help="Vehicle id, see `tspace vehicles`.")]
 
 
-def open_lake(data_dir: Path | None) -> "Lake":
+def open_lake(data_dir: str | None) -> "Lake":
     """The lake at a root, or at the settings' one."""
     from tspace_core.config import settings
+    from tspace_core.objects.path import any_path
     from tspace_core.storage.lake import Lake
 
-    return Lake(data_dir if data_dir is not None else settings().data_dir)
+    found = settings()
+    return Lake(any_path(data_dir or found.lake_url or found.data_dir))

@@ -1,7 +1,6 @@
 """The command ``release``: which agent a vehicle drives with."""
 
 import getpass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ from tspace_core.cli.options import DataDir, VehicleId, open_lake
 from tspace_core.errors import TspaceError
 
 if TYPE_CHECKING:
+    from tspace_core.objects.path import AnyPath
     from tspace_core.storage.champion import Champion
     from tspace_core.storage.lake import Lake
 
@@ -20,7 +20,7 @@ app = typer.Typer()
 def release(
     vehicle: VehicleId,
     checkpoint: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             help="Folder of a checkpoint, or <agent>/<run>/<step> in the lake; default: the latest trained."
         ),
@@ -74,10 +74,11 @@ def _tell(what: str, champion: "Champion") -> None:
     )
 
 
-def _find(lake: "Lake", checkpoint: Path) -> Path:
-    if checkpoint.is_dir():
-        return checkpoint
-    return lake.root / "checkpoints" / checkpoint
+def _find(lake: "Lake", checkpoint: str) -> "AnyPath":
+    from tspace_core.objects.path import any_path
+
+    named = any_path(checkpoint)
+    return named if named.is_dir() else lake.root / "checkpoints" / checkpoint
 
 
 def _user() -> str:

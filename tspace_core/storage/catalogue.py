@@ -12,7 +12,8 @@ replay       versions of replay buffers
 checkpoints  steps of training runs
 ============ ====================================================================================
 
-One process writes at a time: ``refresh``. Views hold absolute paths; after moving a lake, refresh.
+One process writes at a time: ``refresh``. Views hold absolute paths; after moving a lake, refresh. The file
+is on this machine, also where the lake is a bucket: ``query`` can read its views then, DuckDB alone cannot.
 """
 
 import time
@@ -22,7 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspace_core.errors import StorageError
-from tspace_core.storage.lake import Lake, read_json
+from tspace_core.objects.path import AnyPath, local_copy
+from tspace_core.storage.bucket_folder import MANIFEST
+from tspace_core.storage.duckdb_files import let_read
+from tspace_core.storage.folders import file_sizes
+from tspace_core.storage.lake import Lake, RawLog, read_json
 
 if TYPE_CHECKING:
     import duckdb
@@ -90,12 +95,12 @@ class Catalogue:
             try:
                 relation = connection.sql(sql)
                 return pl.DataFrame() if relation is None else pl.DataFrame(relation.pl())
-            except duckdb.Error as error:
+            except (duckdb.Error, OSError) as error:
                 message = f"the catalogue {self.path} cannot answer {sql!r}: {error}"
                 raise StorageError(message) from error
 
     def _view(self, connection: "duckdb.DuckDBPyConnection", area: str, columns: str) -> None:
-        files = list((self.lake.root / area).glob("vehicle=*/date=*/*.parquet"))
+        files: list[AnyPath] = list((self.lake.root / area).glob("vehicle=*/date=*/*.parquet"))
         if not files:
             _empty_view(connection, area, columns)
             return
@@ -109,12 +114,12 @@ class Catalogue:
             "hive_types = {'date': DATE, 'vehicle': VARCHAR})",
         )
 
-    def _execute(self, connection: "duckdb.DuckDBPyConnection", files: list[Path], sql: str) -> None:
+    def _execute(self, connection: "duckdb.DuckDBPyConnection", files: list[AnyPath], sql: str) -> None:
         import duckdb
 
         try:
             connection.execute(sql)
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             damaged = [str(path) for path in files if not _is_parquet(path)]
             what = f"damaged: {', '.join(damaged)}; delete" if damaged else f"{error}; correct"
             message = f"the catalogue cannot read the lake {self.lake.root}: {what} and run the stage again"
@@ -137,19 +142,19 @@ class Catalogue:
         )
 
     def _logs(self) -> list[tuple[Any, ...]]:
-        return [
-            (
-                log.key,
-                log.vehicle_id,
-                log.date,
-                log.name,
-                log.path.stat().st_size,
-                self.lake.frames(log).is_file(),
-                self.lake.signals(log).is_file(),
-                self.lake.episodes_manifest(log).is_file(),
-            )
-            for log in self.lake.raw_logs()
-        ]
+        sizes = file_sizes(self.lake.root / "raw", "*/*/*")
+        stored = {
+            path
+            for area in ("frames", "signals", "episodes")
+            for path in file_sizes(self.lake.root / area, "vehicle=*/date=*/*")
+        }
+
+        def row(log: RawLog) -> tuple[Any, ...]:
+            made = (self.lake.frames(log), self.lake.signals(log), self.lake.episodes_manifest(log))
+            known = (log.key, log.vehicle_id, log.date, log.name, sizes.get(log.path, 0))
+            return *known, *(path in stored for path in made)
+
+        return [row(log) for log in self.lake.raw_logs()]
 
     def _episodes(self) -> list[tuple[Any, ...]]:
         rows = []
@@ -179,8 +184,9 @@ class Catalogue:
         return rows
 
     def _versions(self, area: str, depth: int, row: Any) -> list[tuple[Any, ...]]:
-        folders = sorted((self.lake.root / area).glob("/".join("*" * depth)))
-        return [row(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(".")]
+        manifests = (self.lake.root / area).glob("/".join((*"*" * depth, MANIFEST)))
+        folders = sorted(manifest.parent for manifest in manifests)
+        return [row(folder) for folder in folders if not folder.name.startswith(".")]
 
     @contextmanager
     def _connection(self, *, read_only: bool) -> Iterator["duckdb.DuckDBPyConnection"]:
@@ -198,6 +204,7 @@ class Catalogue:
                 time.sleep(0.05)
         try:
             connection.execute("SET TimeZone = 'UTC'")
+            let_read(connection, self.lake.root)
             yield connection
         finally:
             connection.close()
@@ -218,13 +225,12 @@ _REPLAY = "name VARCHAR, version VARCHAR, manifest JSON, path VARCHAR"
 _CHECKPOINTS = "agent VARCHAR, run VARCHAR, step VARCHAR, path VARCHAR"
 
 
-def _replay_row(folder: Path) -> tuple[Any, ...]:
-    manifest = folder / "manifest.json"
-    text = manifest.read_text(encoding="utf-8") if manifest.is_file() else None
+def _replay_row(folder: AnyPath) -> tuple[Any, ...]:
+    text = (folder / MANIFEST).read_text(encoding="utf-8")
     return folder.parent.name, folder.name, text, str(folder)
 
 
-def _checkpoint_row(folder: Path) -> tuple[Any, ...]:
+def _checkpoint_row(folder: AnyPath) -> tuple[Any, ...]:
     return folder.parent.parent.name, folder.parent.name, folder.name, str(folder)
 
 
@@ -243,13 +249,13 @@ def _empty_view(connection: "duckdb.DuckDBPyConnection", name: str, columns: str
     connection.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT {selected} WHERE false")
 
 
-def _is_parquet(path: Path) -> bool:
+def _is_parquet(path: AnyPath) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
+        pq.read_metadata(local_copy(path))
+    except (OSError, StorageError, pa.ArrowException):
         return False
     return True
 

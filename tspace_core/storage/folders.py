@@ -1,4 +1,4 @@
-"""Removal of folders that were written whole, such as checkpoints."""
+"""Folders as a whole: their removal, and what lies in them."""
 
 import os
 import secrets
@@ -21,3 +21,10 @@ def remove_directory(path: AnyPath) -> None:
     gone = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     path.rename(gone)
     shutil.rmtree(gone)
+
+
+def file_sizes(folder: AnyPath, pattern: str) -> dict[AnyPath, int]:
+    """Files below whose way matches, as ``glob`` takes it, and their bytes; a bucket is listed once."""
+    if isinstance(folder, S3Path):
+        return {path: info.size for path, info in folder.objects(pattern)}
+    return {path: path.stat().st_size for path in folder.glob(pattern) if path.is_file()}
