@@ -51,19 +51,19 @@ class Exchange:
 Behaviour = Callable[[Exchange], None]
 
 
-def head(status: int = 200, length: int | None = None, **headers: str) -> bytes:
+def head(status: int = 200, length: int | None = None, /, **headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status} Because", "Content-Type: application/json"]
     lines += [] if length is None else [f"Content-Length: {length}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def body(content: bytes, status: int = 200, **headers: str) -> Behaviour:
+def body(content: bytes, status: int = 200, /, **headers: str) -> Behaviour:
     """A whole answer with that body."""
     return lambda exchange: exchange.send(head(status, len(content), **headers) + content)
 
 
-def answer(content: object, status: int = 200, **headers: str) -> Behaviour:
+def answer(content: object, status: int = 200, /, **headers: str) -> Behaviour:
     """A whole answer in JSON."""
     return body(json.dumps(content).encode(), status, **headers)
 
@@ -117,17 +117,18 @@ def broken_off(content: bytes) -> Behaviour:
 class Huge:
     """An answer of ``size`` bytes; ``sent`` tells how many of them the client took."""
 
-    def __init__(self, size: int, *, announced: bool) -> None:
+    def __init__(self, size: int, *, announced: bool, headers: dict[str, str] | None = None) -> None:
         self.size, self.announced = size, announced
+        self._headers = {name.replace("-", "_"): value for name, value in (headers or {}).items()}
         self.sent: queue.Queue[int] = queue.Queue()
 
     def __call__(self, exchange: Exchange) -> None:
         block = b" " * 65536
         try:
             if self.announced:
-                exchange.send(head(200, self.size))
+                exchange.send(head(200, self.size, **self._headers))
             else:
-                exchange.send(head(200, Transfer_Encoding="chunked"))
+                exchange.send(head(200, None, Transfer_Encoding="chunked", **self._headers))
             while exchange.sent < self.size:
                 exchange.send(block if self.announced else b"10000\r\n" + block + b"\r\n")
         finally:
@@ -176,9 +177,7 @@ class RemoteServer:
     def stop(self) -> None:
         """End everything at once; nobody listens any more."""
         self._ending.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.refuse()
         with self._seen:
             for connection in self._open:
                 with contextlib.suppress(OSError):
@@ -187,6 +186,12 @@ class RemoteServer:
             thread.join(LIMIT_S)
             assert not thread.is_alive()
         self._threads.clear()
+
+    def refuse(self) -> None:
+        """Take no new connections; those there are go on."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def __enter__(self) -> Self:
         return self
@@ -245,6 +250,8 @@ def _read(connection: socket.socket) -> Request | None:
         if not (block := connection.recv(65536)):
             return None
         data += block
+        if not data[:3].isalpha():
+            return None  # no HTTP
     begin, _, content = data.partition(b"\r\n\r\n")
     first, *lines = begin.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

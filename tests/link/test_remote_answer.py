@@ -114,10 +114,11 @@ def test_a_body_that_is_no_json_is_said_to_be(body: bytes, said: str) -> None:
 
 @pytest.mark.parametrize("result", [None, [], [1], "x", 1, True, "s3://windows/key"])
 def test_a_result_that_is_no_dictionary_is_3000(result: object) -> None:
-    for read in (
+    reads: tuple[Callable[[], object], ...] = (
         lambda: signals({"success": True, "result": result}),
         lambda: read_window(json.dumps(result).encode(), VIN),
-    ):
+    )
+    for read in reads:
         with pytest.raises(RemoteFormatError, match="code 3000, result is not a dictionary"):
             read()
 

@@ -31,6 +31,7 @@ from tspace_core.errors import (
     ObjectMissingError,
     ObjectServerError,
     RemoteCanError,
+    TspaceError,
 )
 from tspace_core.link.remote_answer import Link, read_signals, read_window, require_done, shortened
 from tspace_core.link.remote_codes import (
@@ -342,6 +343,11 @@ class RemoteCanClient:
                     raise remote_error(NO_DATA, str(error)) from error
                 except ObjectError as error:
                     raise remote_error(UNKNOWN_FORM, str(error)) from error
+                except TspaceError:
+                    raise
+                except Exception as error:  # a server that speaks S3 wrongly surprises the libraries, too
+                    detail = f"{name} cannot be read ({type(error).__name__}: {shortened(str(error))})"
+                    raise remote_error(UNKNOWN_FORM, detail) from error
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _OBJECT_PAUSE_MAX_S)
         finally:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import email.utils
 import ipaddress
+import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -129,6 +130,7 @@ class ServiceConnection:
         if authorization is not None and not (authorization.isascii() and authorization.isprintable()):
             message = "TSPACE_REMOTE__AUTHORIZATION has characters that a header cannot carry; correct it"
             raise ConfigError(message)
+        _quieten()
         self.place = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
         self._url, self._config = url, config
         self._secrets = _secrets(authorization)
@@ -274,6 +276,14 @@ async def _beginning(response: "httpx.Response", limit: int) -> bytes:
             if len(body) > limit:
                 break
     return bytes(body)
+
+
+def _quieten() -> None:
+    """Keep the URL, a line a call and what services echo in headers out of logs, unless asked for by name."""
+    for name in ("httpx", "httpcore"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
 
 
 def _is_loopback(host: str) -> bool:
