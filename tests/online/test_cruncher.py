@@ -269,6 +269,20 @@ def test_a_flash_that_takes_longer_than_its_half_step_is_not_learned_from() -> N
     assert lessons.episodes[0].report.lost_records[LATE_FLASH] == 3
 
 
+def test_a_vehicle_may_take_longer_to_flash_than_a_window_lasts() -> None:
+    vehicle = small_vehicle()
+    vehicle = vehicle.model_copy(update={"online": vehicle.online.model_copy(update={"late_flash_s": 30.0})})
+    waiting = threading.Event()
+
+    def slow(proposal: RowsProposal) -> FlashOutcomeView:
+        waiting.wait(1.2 * vehicle.sampling.window_s)
+        return applied(proposal)
+
+    _, _, lessons = crunch(vehicle, episode(vehicle, 1, 7), agent=SteadyAgent(-0.1), answer=slow)
+    assert lessons.episodes[0].report.lost_records[LATE_FLASH] == 0
+    assert len(lessons.episodes[0].records) == 3
+
+
 def test_an_invalid_window_is_not_decided_on() -> None:
     vehicle = small_vehicle()
     agent = SteadyAgent(-0.1)

@@ -166,6 +166,16 @@ def test_windows_with_a_gap_between_them_are_not_joined() -> None:
     assert pieces[0].meta.end_reason == BROKEN_CHAIN
 
 
+@pytest.mark.parametrize(("gap_s", "pieces"), [(2.0, 1), (3.0, 1), (3.1, 2), (-0.6, 2)])
+def test_a_vehicle_behind_a_box_may_have_gaps_between_its_windows(gap_s: float, pieces: int) -> None:
+    vehicle = small_vehicle()
+    vehicle = vehicle.model_copy(update={"online": vehicle.online.model_copy(update={"window_gap_s": 3.0})})
+    shift_ns = round(gap_s * 1e9)
+    windows = [window(vehicle, k, shift_ns=shift_ns if k >= 5 else 0) for k in range(10)]
+    builder, _ = drive(vehicle, windows, [held(vehicle)])
+    assert len(builder.finish("end_valid")) == pieces
+
+
 def test_samples_that_jitter_break_no_chain() -> None:
     vehicle = small_vehicle()
     jitter = np.random.default_rng(1).integers(-20_000_000, 20_000_000, 9).tolist()

@@ -110,3 +110,14 @@ def test_a_mistyped_key_is_no_failure_but_its_sender_hears_of_it() -> None:
     assert (taken.status, taken.refused) == (None, None)
     assert taken.answer is not None
     assert json.loads(taken.answer)["refused"] == "the datagram has neither status nor data"
+
+
+def test_where_samples_come_in_another_way_only_requests_are_looked_at() -> None:
+    intake = Intake(truck(), requests_only=True)
+    sender = ("127.0.0.1", 9)
+    none = intake.take(b'{"data": {"velocity": "fast"}}', sender)
+    assert (none.status, none.observation, none.refused, none.answer) == (None, None, None, None)
+    both = intake.take(b'{"status": "exit", "data": 1}', sender)
+    assert (both.status, both.observation, both.refused) == ("exit", None, None)
+    assert intake.take(b'{"status": "sleep"}', sender).refused is not None
+    assert (intake.samples, intake.refused) == (0, 1)
