@@ -98,9 +98,9 @@ def _run(progress: Progress) -> int:
     progress.say(f"tspace demo: {vehicle.description}; data in {settings().data_dir}")
     progress.say("a few minutes; Ctrl-C stops, and the next run goes on from there")
     progress.begin("loading the simulator")
-    from tspace_core.storage.lake import Lake
+    from tspace_core.storage.lake import lake_from_settings
 
-    lake = Lake(settings().data_dir)
+    lake = lake_from_settings()
     logs = _record(lake, vehicle, progress)
     progress.begin("loading Dagster")
     from tspace_pipelines.demo_online import drive_online
@@ -127,8 +127,8 @@ def _record(lake: "Lake", vehicle: "Vehicle", progress: Progress) -> "list[RawLo
             logs.append(lake.raw_log(f"{vehicle.id}/{day}/{drive.name}"))
             continue
         progress.begin(f"drive {number} of {len(plan)}: {drive.name}")
-        lake.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=lake.root, prefix=".demo-") as folder:
+        lake.local.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=lake.local, prefix=".demo-") as folder:
             policy = SmoothExploration(vehicle, drive.seed) if drive.exploring else None
             summary = record_drive(
                 vehicle, drive.driver, CYCLE, drive.seed, Path(folder, drive.name), policy, start=drive.start

@@ -1,10 +1,11 @@
 """What figures of episodes are drawn from, read without judging: judging is the checks' business."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+from tspace_core.objects.path import AnyPath, local_copy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,7 @@ def energy_per_km(entries: Iterable[dict[str, Any]]) -> list[float]:
 
 
 def rewards_and_speeds(
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
 ) -> "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]":
     """Time in s, reward, and highest value of the state window's first signal, of all records in order."""
     import numpy as np
@@ -28,7 +29,7 @@ def rewards_and_speeds(
 
     times, rewards, speeds = [], [], []
     for path in paths:
-        table = pq.read_table(path, columns=["time", "state", "reward"], partitioning=None)
+        table = pq.read_table(local_copy(path), columns=["time", "state", "reward"], partitioning=None)
         table = table.slice(0, len(table) - 1)
         signals = len(read_meta(path).signals)
         states = table.column("state").combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -40,7 +41,7 @@ def rewards_and_speeds(
     return time[order] - time.min(), np.concatenate(rewards)[order], np.concatenate(speeds)[order]
 
 
-def episode_strips(title: str, signal: str, paths: Sequence[Path]) -> dg.MetadataValue[Any]:
+def episode_strips(title: str, signal: str, paths: Sequence[AnyPath]) -> dg.MetadataValue[Any]:
     """The plot of episodes: reward, and highest value of the state window's first signal, over time."""
     from tspace_pipelines.strip_chart import Strip, strip_chart
 

@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -22,8 +21,10 @@ from pydantic import BaseModel, ConfigDict
 from tspace_core.agents.training import TrainSummary
 from tspace_core.config import DDPGHyperparameters, load_hyperparameters
 from tspace_core.errors import CheckpointError
+from tspace_core.objects.fields import PathField
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.files import write_text
-from tspace_core.storage.lake import Lake
+from tspace_core.storage.lake import Lake, read_json
 
 if TYPE_CHECKING:
     from tspace_core.agents.tracking import RunTracker
@@ -42,10 +43,10 @@ class Trained(BaseModel):
     summary: TrainSummary
     hyperparameters: DDPGHyperparameters
     finished: datetime
-    folder: Path
+    folder: PathField
 
     @property
-    def checkpoint(self) -> Path:
+    def checkpoint(self) -> AnyPath:
         """Folder of the checkpoint."""
         return self.folder / f"{self.step:08d}"
 
@@ -143,7 +144,7 @@ def latest_agent(lake: Lake, vehicle_id: str) -> Trained:
     if not path.is_file():
         message = f"no agent was trained for {vehicle_id} in {lake.root}: materialize ddpg_checkpoint first"
         raise CheckpointError(message)
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     trained = Trained.model_validate({**content, "folder": lake.checkpoints(AGENT, content["run"])})
     if not trained.checkpoint.is_dir():
         message = f"{trained.checkpoint} is gone, though {path} names it: materialize ddpg_checkpoint again"
@@ -151,7 +152,7 @@ def latest_agent(lake: Lake, vehicle_id: str) -> Trained:
     return trained
 
 
-def _pointer(lake: Lake, vehicle_id: str) -> Path:
+def _pointer(lake: Lake, vehicle_id: str) -> AnyPath:
     return lake.checkpoints(AGENT, f"{vehicle_id}.json")
 
 

@@ -13,6 +13,7 @@ from tspace_core.config import TorqueMap, Vehicle
 from tspace_core.evaluation.figures import Picture, torque_map_change
 from tspace_core.evaluation.figures.online import Course, episode_course
 from tspace_core.evaluation.report import environment
+from tspace_core.objects.path import local_copy
 from tspace_core.records.episode import Episode
 from tspace_core.storage import episodes_table
 from tspace_core.storage.files import write_text
@@ -84,7 +85,7 @@ def _section(lake: Lake, vehicle: Vehicle, key: str) -> EpisodeSection:
     if pieces:
         pictures.append(episode_course(key, _course(pieces, steps)))
     default, path = vehicle.default_map(), lake.last_live_map(log)
-    live = TorqueMap.from_csv(path) if path.is_file() else None
+    live = TorqueMap.from_csv(local_copy(path)) if path.is_file() else None
     if live is not None and live.table.shape != default.table.shape:
         notes.append(
             f"Its map is not shown: {live.table.shape[0]} x {live.table.shape[1]} cells on another axis than "

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from tspace_core.errors import ObjectError, StorageError
 from tspace_core.online.results import EpisodeResult
+from tspace_core.storage.lake import Lake
 from tspace_core.storage.online_outbox import EpisodeOutbox
 
 _log = logging.getLogger(__name__)
@@ -98,3 +99,12 @@ class Delivery:
             self._noted.add(what)
             self._note(line)
         _log.warning("%s", line)
+
+
+def deliver_waiting(lake: Lake, vehicle_id: str, note: Callable[[str], object]) -> list[str]:
+    """Take to the lake what a vehicle's runs before could not; return the keys. Trouble is noted, no more."""
+    try:
+        return EpisodeOutbox(lake, lake.local / "online" / vehicle_id).deliver()
+    except StorageError as error:
+        note(f"online episodes of earlier runs still wait on this machine: {error}")
+        return []

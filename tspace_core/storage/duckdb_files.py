@@ -30,9 +30,9 @@ def _filesystem() -> Any:
 
 @cache
 def _bucket_class() -> type:
-    from importlib import import_module
+    from importlib import import_module  # fsspec has no types
 
-    wrapper: Any = import_module("fsspec.implementations.arrow").ArrowFSWrapper  # fsspec has no types
+    wrapper: Any = import_module("fsspec.implementations.arrow").ArrowFSWrapper
 
     class Buckets(wrapper):  # type: ignore[misc]
         """Paths that begin with ``s3://``."""
@@ -40,7 +40,7 @@ def _bucket_class() -> type:
         protocol = "s3"
         cachable = False
 
-        def glob(self, path: str, **_: object) -> list[str]:
+        def glob(self, path: str, **options: object) -> list[str]:
             """What matches, by one listing; the base asks for every folder apart."""
             bucket, _, key = path.removeprefix("s3://").partition("/")
             return sorted(str(found).removeprefix("s3://") for found in S3Path(f"s3://{bucket}").glob(key))

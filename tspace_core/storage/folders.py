@@ -23,6 +23,15 @@ def remove_directory(path: AnyPath) -> None:
     shutil.rmtree(gone)
 
 
+def last_change(folder: AnyPath, pattern: str) -> float | None:
+    """When a file below whose way matches was changed last, s since 1970 UTC; None: there is none."""
+    if isinstance(folder, S3Path):
+        times = [info.modified.timestamp() for _, info in folder.objects(pattern)]
+    else:
+        times = [path.stat().st_mtime for path in folder.glob(pattern)]
+    return max(times, default=None)
+
+
 def file_sizes(folder: AnyPath, pattern: str) -> dict[AnyPath, int]:
     """Files below whose way matches, as ``glob`` takes it, and their bytes; a bucket is listed once."""
     if isinstance(folder, S3Path):

@@ -27,12 +27,10 @@ def catalogue(lake: LakeResource, duckdb: DuckDBResource) -> dg.MaterializeResul
     from tspace_core.storage.catalogue import Catalogue
 
     with clear_failure():
-        Catalogue(Path(duckdb.database), lake.open()).refresh()
-    with duckdb.get_connection() as connection:
-        rows = []
-        for area in AREAS:
-            counted = connection.execute(f"SELECT count(*) FROM {area}").fetchone()  # noqa: S608  names above
-            rows.append({"view": area, "rows": counted[0] if counted else 0})
+        found = Catalogue(Path(duckdb.database), lake.open())
+        found.refresh()
+        counted = {area: found.query(f"SELECT count(*) FROM {area}").item() for area in AREAS}  # noqa: S608
+    rows = [{"view": area, "rows": count} for area, count in counted.items()]
     return dg.MaterializeResult(
         metadata={"views": table(rows), "path": dg.MetadataValue.path(duckdb.database)}
     )

@@ -36,6 +36,7 @@ class DriveConfig(dg.Config):
 def drive_online(context: dg.OpExecutionContext, config: DriveConfig, lake: LakeResource) -> None:
     """Drive until the HMI's exit or the wanted number of episodes; each is reported as it is stored."""
     from tspace_core.online.avatar import Avatar, AvatarOptions
+    from tspace_core.online.delivery import deliver_waiting
     from tspace_pipelines.online_report import EpisodeReporter
 
     with clear_failure():
@@ -52,6 +53,7 @@ def drive_online(context: dg.OpExecutionContext, config: DriveConfig, lake: Lake
             by=f"Dagster run {context.run_id[:8]}",
             token=token.get_secret_value() if token is not None else None,
         )
+        deliver_waiting(found, vehicle.id, context.log.warning)
         reporter = EpisodeReporter(context, found, vehicle)
         for key in reporter.catch_up():
             context.log.info("%s was stored by a run that could not report it: reported now", key)

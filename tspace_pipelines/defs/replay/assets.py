@@ -28,6 +28,7 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
 
     from tspace_core.evaluation.figures import episode_histograms
     from tspace_core.storage import episodes_table
+    from tspace_core.storage.folders import file_sizes
     from tspace_core.storage.lake import read_json
     from tspace_core.storage.replay import build_replay, versions_of
     from tspace_pipelines.episode_figures import energy_per_km
@@ -67,7 +68,7 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
                     "reward_mean": content.reward.mean,
                     "state_dim": content.layout.state_dim,
                     "action_dim": content.layout.action_dim,
-                    "bytes": sum(file.stat().st_size for file in replay.directory.iterdir()),
+                    "bytes": sum(file_sizes(replay.directory, "*").values()),
                     "path": replay.directory,
                 }
             ),

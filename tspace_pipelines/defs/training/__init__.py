@@ -10,14 +10,21 @@ from tspace_pipelines.defs.training.resources import RetrainingResource, Trackin
 def definitions() -> dg.Definitions:
     """The area's definitions."""
     found = settings()
-    artifacts = None if found.mlflow_uri else str(found.data_dir / "mlartifacts")
     return dg.Definitions(
         assets=[assets.ddpg_checkpoint],
         jobs=[jobs.retrain],
         schedules=[schedules.nightly_retraining],
         sensors=[sensors.retraining_sensor],
         resources={
-            "tracking": TrackingResource(uri=found.tracking_uri, artifacts=artifacts),
+            "tracking": TrackingResource(uri=found.tracking_uri, artifacts=_artifacts()),
             "retraining": RetrainingResource(),
         },
     )
+
+
+def _artifacts() -> str | None:
+    """As ``agents.tracking.artifact_folder``, but without its imports; None where a server keeps them."""
+    found = settings()
+    if found.mlflow_uri:
+        return None
+    return f"{found.lake_url}/mlflow" if found.lake_url else str(found.data_dir / "mlartifacts")

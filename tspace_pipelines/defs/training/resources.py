@@ -1,6 +1,5 @@
 """Where training runs are tracked."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,16 +13,19 @@ class TrackingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """MLflow, imported when a tracker is asked for."""
 
     uri: str = Field(description="tracking store")
-    artifacts: str | None = Field(default=None, description="folder of the pictures, for a local store")
+    artifacts: str | None = Field(
+        default=None, description="where pictures go, a folder or s3://..., for a local store"
+    )
 
     def tracker(self, vehicle_id: str, run: str) -> "Tracker":
         """A tracker for one training run."""
         from tspace_core.agents.tracking import Tracker
+        from tspace_core.objects.path import any_path
 
         return Tracker(
             self.uri,
             experiment=f"tspace/{vehicle_id}",
-            artifacts=Path(self.artifacts) if self.artifacts else None,
+            artifacts=any_path(self.artifacts) if self.artifacts else None,
             run_name=run,
         )
 

@@ -16,14 +16,16 @@ CHECKPOINT = dg.AssetKey("ddpg_checkpoint")
 
 def _requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """One run for each vehicle whose episodes have changed since its last agent."""
+    from tspace_core.storage.folders import last_change
+    from tspace_core.storage.lake import EPISODES_SUFFIX
+
     lake: LakeResource = context.resources.lake
     found = lake.open()
     asked = False
     for vehicle_id in VEHICLES.get_partition_keys():
-        manifests = found.episode_manifests(vehicle_id)
-        if not manifests or not found.episodes(vehicle_id=vehicle_id):
+        changed = last_change(found.root / "episodes" / f"vehicle={vehicle_id}", f"date=*/*{EPISODES_SUFFIX}")
+        if changed is None or not found.episodes(vehicle_id=vehicle_id):
             continue
-        changed = max(manifest.stat().st_mtime for manifest in manifests)
         records = context.instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=CHECKPOINT, asset_partitions=[vehicle_id]), limit=1
         ).records
