@@ -153,7 +153,9 @@ def test_nothing_stays_behind(double: RocketMqDouble) -> None:
         for found in consumer.receive():
             consumer.acknowledge(found)
         consumer.end()
+        assert consumer.receive() == []
         consumer.close()
+        producer.end()
         producer.close()
 
     def threads() -> set[str]:

@@ -74,7 +74,10 @@ def test_the_clock_of_the_hmi_does_not_matter_where_the_server_stamps(tmp_path: 
 def test_a_late_clock_alone_loses_nothing_once_the_backlog_is_through(tmp_path: Path) -> None:
     with RocketMqDouble(stamps=False) as double:
         listening = Listening(at(double), tmp_path, double=double).up()
-        threading.Event().wait(1.0)  # the queue was found empty: from here on nothing can be history
+        pause = threading.Event()
+        while double.waiting() == 0:
+            pause.wait(0.01)
+        pause.wait(1.0)  # the queue was found empty: from here on nothing can be history
         double.publish(listening.topic, encode_message(truck(), "begin"), clock_s=-3600.0)
         assert listening.heard.get(timeout=LIMIT_S) == "begin"
         listening.end()

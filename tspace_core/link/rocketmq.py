@@ -2,12 +2,13 @@
 
 What the vendor's client leaves to its user is done here: it raises bare exceptions, hides why there is no
 route, does not say its settings again to a server that was restarted (so a client that failed is thrown away
-and made anew), leaves threads behind, and cannot be woken from a receive.
+and made anew), leaves threads behind, cannot be woken from a receive, and has a race in its greeting.
 
 It has no option for a private authority. gRPC reads one from GRPC_DEFAULT_SSL_ROOTS_FILE_PATH (a PEM file), a
 variable of the whole process that must be set before the first connection.
 """
 
+import asyncio
 import contextlib
 import ipaddress
 import json
@@ -167,15 +168,20 @@ class _Client:
             return self._client
         client = None
         try:
+            if self.has_ended():
+                _raise("it was ended")
             api = vendor().client
             keys = (self._servers.access_key, self._servers.secret_key)
             credentials = api.Credentials(*(key.get_secret_value() if key else "" for key in keys))
             configuration = api.ClientConfiguration(self.endpoint, credentials, request_timeout=REQUEST_S)
             client = self._make(configuration)
             with self._lock:
-                if not self._ended:
-                    self._client, self._healthy = client, True
+                # From here on ``end`` reaches it; where it was before, connecting fails at once.
+                self._client, self._healthy = client, True
+            if self.has_ended():
+                self._break(client)
             settled = client._init_settings_event
+            _greet_on_loop(client)
             client.startup()
             if not client.route_manager.get_all_endpoints():
                 self._find_why(client, configuration)
@@ -183,8 +189,6 @@ class _Client:
             if not settled.wait(REQUEST_S):
                 _raise(f"the server did not answer the client's settings within {REQUEST_S} s")
         except Exception as error:
-            if client is not None and self._client is None:
-                self._shut(client, healthy=False)
             raise self._failed(error, "cannot be reached") from error
         return client
 
@@ -267,9 +271,12 @@ class RmqConsumer(_Client):
         Raises:
             QueueError: the server is gone or refuses; the next call connects anew.
         """
-        client = self._opened()
-        if self.has_ended():
-            return []
+        try:
+            client = self._opened()
+        except QueueError:
+            if self.has_ended():
+                return []
+            raise
         try:
             found = client.receive(BATCH, self._invisible_s)
         except Exception as error:
@@ -323,6 +330,30 @@ class RmqProducer(_Client):
 
     def _make(self, configuration: Any) -> Any:
         return vendor().client.Producer(configuration, (self.topic,), tls_enable=self._servers.tls)
+
+
+def _greet_on_loop(client: Any) -> None:
+    """Let the client greet a server in the thread of its loop only.
+
+    It does so in a callback of the future that brings the route. Where that is done already, the callback
+    runs in the thread that asked, which has no event loop: the greeting fails, and with it the client.
+    """
+    greet, loop = client.on_new_endpoints, client.rpc_client.get_channel_io_loop()
+
+    async def greeting(endpoints: Any) -> None:
+        greet(endpoints)
+
+    def on_new_endpoints(endpoints: Any) -> None:
+        try:
+            on_loop = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            on_loop = False
+        if on_loop:
+            greet(endpoints)
+        else:
+            asyncio.run_coroutine_threadsafe(greeting(endpoints), loop).result(REQUEST_S)
+
+    client.on_new_endpoints = on_new_endpoints
 
 
 def _raise(message: str) -> NoReturn:

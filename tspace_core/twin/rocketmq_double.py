@@ -223,8 +223,6 @@ class RocketMqDouble:
         with self._changed:
             return self._waiting
 
-    # What the servicer calls.
-
     def refusal(self, context: Any) -> Any:
         """A status where the caller may not, else None."""
         if self._credentials is None:
