@@ -12,6 +12,7 @@ Nothing heavy (torch, mlflow, pandera, matplotlib, polars) is imported here: ass
 """
 
 from functools import cache
+from typing import Any
 
 import dagster as dg
 
@@ -25,11 +26,23 @@ AREAS = (raw_logs, episodes, replay, training, evaluation, online, catalogue)
 def build() -> dg.Definitions:
     """The definitions of all areas, for the settings of this process."""
     shared = dg.Definitions(
-        resources={"lake": LakeResource(data_dir=str(settings().data_dir))},
+        resources=_resources(),
         # A step costs 0.2 s in this process and 2.1 s in one of its own; a backfill may choose otherwise.
         executor=dg.in_process_executor,
     )
     return dg.Definitions.merge(shared, *(area.definitions() for area in AREAS))
+
+
+def _resources() -> dict[str, Any]:
+    found = settings()
+    data_dir = str(found.data_dir)
+    if not (found.lake_url or found.inbox_url or found.box_url):
+        return {"lake": LakeResource(data_dir=data_dir)}
+    # dagster-aws costs a second and 50 MB.
+    from tspace_pipelines.object_storage import object_storage
+
+    s3 = object_storage()
+    return {"lake": LakeResource(data_dir=data_dir, lake_url=found.lake_url, s3=s3), "s3": s3}
 
 
 @cache

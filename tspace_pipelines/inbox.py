@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tspace_core.config import load_vehicle, vehicle_ids
 from tspace_core.errors import ConfigError, LogFormatError, TspaceError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.storage.files import write_text
 from tspace_core.storage.lake import JOURNAL_SUFFIX, Lake, RawLog
 from tspace_pipelines.partitions import partition_key
@@ -71,7 +72,7 @@ def take(inbox: Path, lake: Lake, seen: Seen, *, min_age_s: float, budget_s: flo
 def _take_one(path: Path, name: str, mark: str, lake: Lake, known: set[str], taken: Taken) -> bool:
     note = path.with_name(path.name + REFUSED_SUFFIX)
     try:
-        taken.logs[_store(path, name, lake, known).key] = mark
+        taken.logs[store_one(path, name, lake, known).key] = mark
         note.unlink(missing_ok=True)
     except TspaceError as error:
         taken.refused[name] = f"{type(error).__name__}: {error}"
@@ -83,7 +84,18 @@ def _take_one(path: Path, name: str, mark: str, lake: Lake, known: set[str], tak
     return True
 
 
-def _store(path: Path, name: str, lake: Lake, known: set[str]) -> RawLog:
+def store_one(path: AnyPath, name: str, lake: Lake, known: set[str]) -> RawLog:
+    """Store a log of an inbox on a disk or in a bucket.
+
+    Args:
+        path: the log; its journal is looked for beside it.
+        name: its way below the inbox: ``<vehicle id>/<log>``.
+        lake: where logs are stored.
+        known: ids of all vehicles.
+
+    Raises:
+        TspaceError: it cannot be taken; says why and what to do.
+    """
     from tspace_core.can.readers import detect_format
     from tspace_core.storage.ingest import store_raw
 
@@ -95,8 +107,10 @@ def _store(path: Path, name: str, lake: Lake, known: set[str]) -> RawLog:
         )
         raise ConfigError(message)
     vehicle = load_vehicle(parts[0])
-    found = detect_format(path)
-    if (found == "trip_table") != vehicle.from_trip_table:
+    found = detect_format(local_copy(path))
+    if found == "window_log" and vehicle.remote is not None:
+        pass
+    elif (found == "trip_table") != vehicle.from_trip_table:
         expected = "a trip table" if vehicle.from_trip_table else "a CAN log"
         message = f"{name}: its format is {found}, but the signals of {vehicle.id} come from {expected}"
         raise LogFormatError(message)

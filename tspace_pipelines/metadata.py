@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from tspace_core.errors import TspaceError
+from tspace_core.objects.path import S3Path
 
 if TYPE_CHECKING:
     from tspace_core.evaluation.figures import Picture
@@ -45,6 +46,8 @@ def _value(value: object) -> dg.MetadataValue[Any]:
         return dg.MetadataValue.int(value)
     if isinstance(value, float):
         return dg.MetadataValue.float(value) if math.isfinite(value) else dg.MetadataValue.text(str(value))
+    if isinstance(value, S3Path):
+        return dg.MetadataValue.path(str(value))
     if isinstance(value, Path):
         return dg.MetadataValue.path(str(value))
     if isinstance(value, str):

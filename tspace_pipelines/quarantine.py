@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from tspace_core.config import Vehicle
 from tspace_core.errors import RecordError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.storage.files import write_text
 from tspace_core.storage.lake import Lake, RawLog, read_json
 
-Bad = dict[Path, str]
+Bad = dict[AnyPath, str]
 """Where a file that failed lies now, and why."""
 
 
@@ -27,7 +27,7 @@ def check_signals(lake: Lake, log: RawLog, vehicle: Vehicle) -> tuple[int, Bad]:
     path = lake.signals(log)
     rows = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(local_copy(path)) as file:
             for group in range(file.num_row_groups):
                 frame = pl.DataFrame(file.read_row_group(group))
                 validate_signals(frame, vehicle, place=f"{log.key}, row {rows} on")
@@ -47,11 +47,11 @@ def check_episodes(lake: Lake, log: RawLog, vehicle: Vehicle) -> tuple[int, int,
 
     from tspace_core.records.schemas import validate_episode
 
-    reasons: dict[Path, str] = {}
+    reasons: dict[AnyPath, str] = {}
     records = 0
     paths = lake.episodes(log)
     for path in paths:
-        frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
+        frame = pl.read_parquet(local_copy(path), glob=False, hive_partitioning=False)
         try:
             validate_episode(frame, state_dim=vehicle.sampling.state_dim, place=f"{log.key}, {path.name}")
             records += len(frame) - 1
@@ -60,7 +60,7 @@ def check_episodes(lake: Lake, log: RawLog, vehicle: Vehicle) -> tuple[int, int,
     return len(paths) - len(reasons), records, _withdraw(lake, log, reasons) if reasons else {}
 
 
-def _withdraw(lake: Lake, log: RawLog, reasons: Mapping[Path, str]) -> Bad:
+def _withdraw(lake: Lake, log: RawLog, reasons: Mapping[AnyPath, str]) -> Bad:
     """Take episodes out of their log's manifest first, so that no reader meets a gap, then move them."""
     manifest = lake.episodes_manifest(log)
     content = read_json(manifest)

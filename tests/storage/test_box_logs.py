@@ -13,7 +13,7 @@ from tspace_core.can.window_log import parse_line
 from tspace_core.config import load_vehicle
 from tspace_core.errors import StorageError
 from tspace_core.objects.path import AnyPath, S3Path, any_path
-from tspace_core.storage import box_vehicle
+from tspace_core.storage import box_vehicle, files
 from tspace_core.storage.box_logs import BoxCollector, Rules
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.online_runs import close_run, open_run
@@ -143,7 +143,7 @@ def test_a_crash_between_any_two_steps_neither_loses_nor_doubles(
             patch.setattr("tspace_core.storage.files.os.replace", crash)
             patch.setattr("pathlib.Path.replace", crash)
         elif step in ("write origin", "write cursor"):
-            real, part = box_vehicle.write_text, "origin" if step == "write origin" else "cursors"
+            real, part = files.write_text, "origin" if step == "write origin" else "cursors"
             patch.setattr(
                 box_vehicle,
                 "write_text",

@@ -55,6 +55,7 @@ class Collected:
 
     Attributes:
         logs: raw logs that were sealed.
+        earlier: keys of the newest logs that were there already, once for each vehicle.
         windows: windows fetched.
         bytes: their size.
         left_out: windows of online runs.
@@ -64,6 +65,7 @@ class Collected:
     """
 
     logs: list[RawLog] = field(default_factory=list)
+    earlier: list[str] = field(default_factory=list)
     windows: int = 0
     bytes: int = 0
     left_out: int = 0
@@ -120,7 +122,7 @@ class BoxCollector:
         self._box = box if box is not None else _box()
         self._store = self._box.store
         self._prefix = f"{self._box.key}/" if self._box.key else ""
-        self._spool = spool or settings().data_dir / "box"
+        self._spool = spool or lake.local / "box"
         chosen = vehicles_with_box() if vehicles is None else vehicles
         self._vehicles = {vehicle.vin: vehicle for vehicle in chosen}
         self._known: dict[str, BoxVehicle] = {}
@@ -183,6 +185,7 @@ class BoxCollector:
                 )
         for vin, one in zip(new, pool.map(self._begin, new), strict=True):
             self._known[vin] = one
+            found.earlier += one.earlier
 
     def _begin(self, vin: str) -> BoxVehicle:
         source = f"{self._box}/{vin}/"

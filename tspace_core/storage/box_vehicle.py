@@ -17,7 +17,7 @@ from typing import Any
 from tspace_core.can.box_window import decode_window
 from tspace_core.can.window_log import SUFFIX, WindowLine, parse_line, to_line
 from tspace_core.config import Vehicle
-from tspace_core.errors import StorageError
+from tspace_core.errors import ObjectExistsError, StorageError
 from tspace_core.objects.path import AnyPath
 from tspace_core.objects.store import ObjectInfo
 from tspace_core.storage.box_drives import DriveRules, Held
@@ -52,6 +52,8 @@ class BoxVehicle:
         """Keys that need no second look, with the tag of the object that was looked at."""
         self.todo: dict[str, ObjectInfo] = {}
         self.foreign: set[str] = set()
+        self.earlier: list[str] = []
+        """Keys of the newest logs that were there already when this began."""
         self.rules = DriveRules(max(vehicle.log.gap_s, SHORTEST_GAP_S))
         self.all_listed = False
         self._lake, self._look_back_s = lake, look_back_s
@@ -103,13 +105,18 @@ class BoxVehicle:
         Raises:
             StorageError: the lake cannot be written; everything is as before.
         """
-        log = self._free_log(drive[0])
-        lines = list(self._spool.read(drive))
-        content = gzip.compress(b"".join(lines), 6, mtime=0)
-        with atomic_write(log.path) as temporary:
-            temporary.write_bytes(content)
-            # Before the log: what is visible as a log has its origin, also after a crash.
-            write_text(log.origin, json.dumps(self._origin(drive, content)))
+        content = gzip.compress(b"".join(self._spool.read(drive)), 6, mtime=0)
+        while True:
+            log = self._free_log(drive[0])
+            try:
+                with atomic_write(log.path, if_absent=True) as temporary:
+                    temporary.write_bytes(content)
+                    temporary.chmod(0o444)
+                    # Before the log: what is visible as a log has its origin, also after a crash.
+                    write_text(log.origin, json.dumps(self._origin(drive, content)))
+                break
+            except ObjectExistsError:
+                continue  # somebody else has just taken the name
         self.settle([window.key for window in drive], [window.etag for window in drive])
         return log
 
@@ -181,16 +188,18 @@ class BoxVehicle:
         folder = self._lake.root / "raw" / self.vehicle.id
         if not folder.is_dir():
             return
-        for day in sorted(folder.iterdir()):
+        days: list[AnyPath] = list(folder.iterdir())
+        for day in sorted(days, key=lambda path: path.name):
             if day.name < since or not day.is_dir():
                 continue
-            names = {path.name: path for path in day.iterdir()}
+            names: dict[str, AnyPath] = {path.name: path for path in day.iterdir()}
             for name in sorted(names):
                 if not (name.startswith(PREFIX) and name.endswith(SUFFIX)):
                     continue
                 origin = names.get(name + ORIGIN_SUFFIX)
                 held = _windows(origin) if origin is not None else self._windows_of(names[name])
                 self.settled.update(held)
+                self.earlier.append(f"{self.vehicle.id}/{day.name}/{name}")
 
     def _windows_of(self, path: AnyPath) -> dict[str, str]:
         """What a log without an origin holds: it says so itself."""

@@ -24,6 +24,7 @@ def raw_can_logs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     """Logs as they came, immutable; each is held against the hash taken when it was stored."""
     from tspace_core.can.readers import detect_format
     from tspace_core.errors import StorageError
+    from tspace_core.objects.path import local_copy
     from tspace_core.storage.files import sha256
     from tspace_core.storage.lake import read_json
 
@@ -39,7 +40,7 @@ def raw_can_logs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
                 "the new one under another name"
             )
             raise StorageError(message)
-        form = detect_format(log.path)
+        form = detect_format(local_copy(log.path))
     return dg.MaterializeResult(
         metadata=as_metadata(
             {
