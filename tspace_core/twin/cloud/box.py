@@ -216,6 +216,7 @@ class TelematicsBox:
             asked=asked,
             link=link,
             start_ns=samples.start_ns,
+            first=samples.first,
             samples=len(samples.values),
             energy_wh=samples.energy_wh,
         )

@@ -79,14 +79,18 @@ class CloudTwin:
         self.box: TelematicsBox | None = None
         if options.part != "vehicle":
             self.service = RemoteCanService([vehicle], options.service, place=place, tell=tell)
+        self.supervisor = Supervisor("cloud twin")
         root = options.service_url if self.service is None else self.service.root
         assert root is not None
         self._root = _reachable(root)
-        if options.part != "cloud":
-            self.truck = BoxTruck(vehicle, options.drive, tell)
-            box = BoxOptions(options.record, options.service.authorization, options.ca)
-            self.box = TelematicsBox(self.truck, self._root, box, place=place, tell=tell)
-        self.supervisor = Supervisor("cloud twin")
+        try:
+            if options.part != "cloud":
+                self.truck = BoxTruck(vehicle, options.drive, tell)
+                box = BoxOptions(options.record, options.service.authorization, options.ca)
+                self.box = TelematicsBox(self.truck, self._root, box, place=place, tell=tell)
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def url(self) -> str:

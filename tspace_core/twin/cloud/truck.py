@@ -76,10 +76,12 @@ class Samples:
     Attributes:
         values: shape (n, 6), columns as ``CHANNELS``, in the vehicle's units and signs.
         start_ns: instant of the first by the vehicle's clock, ns UTC; 20 ms between two.
+        first: number of the first since the truck began to drive.
     """
 
     values: Floats = field(repr=False)
     start_ns: int
+    first: int = 0
 
     @property
     def energy_wh(self) -> float:
@@ -267,7 +269,7 @@ class BoxTruck:
 
     def _samples(self, begin: int, count: int) -> Samples:
         values = self._ring[np.arange(begin, begin + count) % len(self._ring)]
-        return Samples(values, self._origin_ns + begin * PERIOD_NS)
+        return Samples(values, self._origin_ns + begin * PERIOD_NS, begin)
 
     def _new_fleet(self) -> Fleet:
         options = self._options
