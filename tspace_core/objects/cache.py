@@ -98,16 +98,12 @@ def _mark(store: ObjectStore, folder: str, objects: list[ObjectInfo]) -> str:
 def _entry(mark: str, fill: Callable[[Path], None], size: int) -> Path:
     root = settings().s3.cache_dir
     folder = root / mark
-    try:
+    with suppress(OSError):
         os.utime(folder)  # used now
-    except FileNotFoundError:
-        pass
-    else:
         return folder
-    root.mkdir(parents=True, exist_ok=True)
     temporary = root / f".{mark}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    temporary.mkdir()
     try:
+        temporary.mkdir(parents=True)
         fill(temporary)
         temporary.rename(folder)
     except OSError as error:

@@ -7,6 +7,7 @@ never changes.
 manifest that is replaced twice within one would be read stale.)
 """
 
+import fnmatch
 import io
 import re
 from collections.abc import Iterator
@@ -216,25 +217,28 @@ class S3Path:
         Args:
             pattern: as ``glob`` takes it; ``**`` alone: all.
         """
-        start, matches = self._matching(pattern)
+        start, patterns = self._matching(pattern)
         for found in self.store.list(start):
-            if matches.fullmatch(found.key[len(self._below()) :]):
+            if _matches(self._way(found.key), patterns):
                 yield self._at(found.key), found
 
-    def _matching(self, pattern: str) -> tuple[str, re.Pattern[str]]:
+    def _way(self, key: str) -> list[str]:
+        return key[len(self._below()) :].split("/")
+
+    def _matching(self, pattern: str) -> tuple[str, list[str]]:
+        """What the keys begin with, as far as the pattern says, and its parts."""
         wild = _WILD.search(pattern)
-        fixed = pattern[: wild.start()] if wild else pattern
-        return self._below() + fixed, re.compile(_expression(pattern))
+        return self._below() + (pattern[: wild.start()] if wild else pattern), pattern.split("/")
 
     def glob(self, pattern: str) -> Iterator["S3Path"]:
         """Objects and folders below whose way matches: ``*`` within a part, ``**`` any number of parts."""
-        start, matches = self._matching(pattern)
+        start, patterns = self._matching(pattern)
         seen = set()
         for found in self.store.list(start):
-            parts = found.key[len(self._below()) :].split("/")
+            parts = self._way(found.key)
             for count in range(1, len(parts) + 1):
                 way = "/".join(parts[:count])
-                if way not in seen and matches.fullmatch(way):
+                if way not in seen and _matches(parts[:count], patterns):
                     seen.add(way)
                     yield self._at(self._below() + way)
 
@@ -360,23 +364,9 @@ def local_folder(path: AnyPath) -> Path:
     return cached_folder(store, path.name or path.bucket, path._below(), found)
 
 
-def _expression(pattern: str) -> str:
-    """A regular expression of whole ways: ``*``, ``?`` and ``[...]`` stay within a part, ``**`` does not."""
-    parts = []
-    pieces = pattern.strip("/").split("/")
-    for number, piece in enumerate(pieces):
-        last = number == len(pieces) - 1
-        if piece == "**":
-            parts.append(".*" if last else "(?:.*/)?")
-            continue
-        text = "".join(_piece(sign) for sign in re.findall(r"\[!?\]?[^\]]*\]|.", piece))
-        parts.append(text if last else f"{text}/")
-    return "".join(parts)
-
-
-def _piece(sign: str) -> str:
-    if sign in ("*", "?"):
-        return "[^/]*" if sign == "*" else "[^/]"
-    if len(sign) > 1:
-        return f"[^{sign[2:]}" if sign.startswith("[!") else sign
-    return re.escape(sign)
+def _matches(parts: list[str], patterns: list[str]) -> bool:
+    if not patterns:
+        return not parts
+    if patterns[0] == "**":
+        return any(_matches(parts[skipped:], patterns[1:]) for skipped in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
