@@ -87,7 +87,7 @@ def _dummy_source(vehicle: Vehicle) -> HmiSource:
 
 
 def _rmq_source(vehicle: Vehicle) -> HmiSource:
-    from tspace_core.vehicle.hmi_rmq import rmq_source  # its gRPC client is heavy, and writes to HOME
+    from tspace_core.vehicle.hmi_rmq import rmq_source  # its gRPC client is heavy
 
     return rmq_source(vehicle)
 
