@@ -10,6 +10,7 @@ from tests.agents.batches import SMALL, random_batch
 from tspace_core.agents import DDPG, Checkpoint, CheckpointStore, DDPGPolicy, load_agent
 from tspace_core.agents.checkpoint import Component
 from tspace_core.errors import AgentError, CheckpointError, StorageError
+from tspace_core.objects.path import AnyPath
 from tspace_core.records.policy import Policy
 
 COMPONENTS = {
@@ -24,6 +25,12 @@ COMPONENTS = {
     "random",
     "counters",
 }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> AnyPath:
+    """Where checkpoints are kept."""
+    return tmp_path
 
 
 @pytest.fixture
@@ -51,9 +58,9 @@ def run_on(agent: DDPG) -> list[np.ndarray]:
     return found
 
 
-def test_a_loaded_agent_goes_on_bit_for_bit(agent: DDPG, tmp_path: Path) -> None:
-    agent.save(tmp_path / "c")
-    loaded = DDPG.load(tmp_path / "c", mode="train")
+def test_a_loaded_agent_goes_on_bit_for_bit(agent: DDPG, root: AnyPath) -> None:
+    agent.save(root / "c")
+    loaded = DDPG.load(root / "c", mode="train")
     assert loaded.updates == 12
     assert loaded.seed == 3
     assert loaded.hyper == agent.hyper
@@ -61,47 +68,47 @@ def test_a_loaded_agent_goes_on_bit_for_bit(agent: DDPG, tmp_path: Path) -> None
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_inference_needs_the_policy_only(agent: DDPG, tmp_path: Path) -> None:
-    agent.save(tmp_path / "c")
+def test_inference_needs_the_policy_only(agent: DDPG, root: AnyPath) -> None:
+    agent.save(root / "c")
     for name in COMPONENTS - {"actor", "target_actor", "normaliser"}:
-        (tmp_path / "c" / f"{name}.safetensors").unlink()
+        (root / "c" / f"{name}.safetensors").unlink()
     states = np.random.default_rng(2).normal(size=(9, 6)).astype(np.float32)
-    loaded = load_agent(tmp_path / "c")
+    loaded = load_agent(root / "c")
     assert loaded.mode == "infer"
     np.testing.assert_array_equal(loaded.predict(states), agent.predict(states))
     np.testing.assert_array_equal(loaded.act(states), agent.predict(states))
     np.testing.assert_array_equal(loaded.predict_target(states), agent.predict_target(states))
-    np.testing.assert_array_equal(DDPGPolicy.load(tmp_path / "c")(states), agent.predict(states))
+    np.testing.assert_array_equal(DDPGPolicy.load(root / "c")(states), agent.predict(states))
     with pytest.raises(AgentError, match=r"save was called on a ddpg agent in mode 'infer'"):
-        loaded.save(tmp_path / "d")
+        loaded.save(root / "d")
     with pytest.raises(CheckpointError, match=r"critic\.safetensors: missing"):
-        DDPG.load(tmp_path / "c", mode="train")
+        DDPG.load(root / "c", mode="train")
 
 
-def test_files_are_one_pair_a_component_and_no_pickle(agent: DDPG, tmp_path: Path) -> None:
-    agent.save(tmp_path / "c", step=12)
-    names = {path.name for path in (tmp_path / "c").iterdir()}
+def test_files_are_one_pair_a_component_and_no_pickle(agent: DDPG, root: AnyPath) -> None:
+    agent.save(root / "c", step=12)
+    names = {path.name for path in (root / "c").iterdir()}
     assert names == {"manifest.json"} | {f"{c}.{end}" for c in COMPONENTS for end in ("json", "safetensors")}
-    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    manifest = json.loads((root / "c" / "manifest.json").read_text())
     assert (manifest["agent"], manifest["step"], manifest["state_dim"]) == ("ddpg", 12, 6)
     assert set(manifest["components"]) == COMPONENTS
     assert manifest["hyperparameters"]["actor_hidden"] == [24, 16]
     with pytest.raises(StorageError, match="exists already"):
-        agent.save(tmp_path / "c")
+        agent.save(root / "c")
 
 
 @pytest.mark.parametrize("name", ["actor", "critic_optimizer", "counters"])
 @pytest.mark.parametrize("end", ["json", "safetensors"])
-def test_a_missing_file_is_named(agent: DDPG, tmp_path: Path, name: str, end: str) -> None:
-    agent.save(tmp_path / "c")
-    (tmp_path / "c" / f"{name}.{end}").unlink()
+def test_a_missing_file_is_named(agent: DDPG, root: AnyPath, name: str, end: str) -> None:
+    agent.save(root / "c")
+    (root / "c" / f"{name}.{end}").unlink()
     with pytest.raises(CheckpointError, match=rf"{name}\.{end}: missing"):
-        DDPG.load(tmp_path / "c", mode="train")
+        DDPG.load(root / "c", mode="train")
 
 
-def test_a_damaged_file_is_named_and_the_agent_left_alone(agent: DDPG, tmp_path: Path) -> None:
-    agent.save(tmp_path / "c")
-    path = tmp_path / "c" / "target_critic.safetensors"
+def test_a_damaged_file_is_named_and_the_agent_left_alone(agent: DDPG, root: AnyPath) -> None:
+    agent.save(root / "c")
+    path = root / "c" / "target_critic.safetensors"
     whole = path.read_bytes()
     other = DDPG(SMALL, 6, 5, seed=9)
     states = np.ones((2, 6), np.float32)
@@ -113,26 +120,26 @@ def test_a_damaged_file_is_named_and_the_agent_left_alone(agent: DDPG, tmp_path:
         with pytest.raises(
             CheckpointError, match=r"target_critic\.safetensors: sha256 .* cut off or changed"
         ):
-            other.restore(Checkpoint(tmp_path / "c"))
+            other.restore(Checkpoint(root / "c"))
         np.testing.assert_array_equal(other.predict(states), before)
-    (tmp_path / "c" / "target_critic.json").write_text("{")
+    (root / "c" / "target_critic.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"target_critic\.json: not a checkpoint's manifest"):
-        DDPG.load(tmp_path / "c", mode="train")
+        DDPG.load(root / "c", mode="train")
 
 
-def test_hyperparameters_added_since_take_their_default(agent: DDPG, tmp_path: Path) -> None:
-    agent.save(tmp_path / "c")
-    manifest = tmp_path / "c" / "manifest.json"
+def test_hyperparameters_added_since_take_their_default(agent: DDPG, root: AnyPath) -> None:
+    agent.save(root / "c")
+    manifest = root / "c" / "manifest.json"
     older = json.loads(manifest.read_text())["hyperparameters"]
     del older["offline_updates"]
     edit(manifest, hyperparameters=older)
-    assert DDPG.load(tmp_path / "c", mode="train").hyper == agent.hyper
+    assert DDPG.load(root / "c", mode="train").hyper == agent.hyper
 
 
-def test_when_to_learn_and_save_may_change_on_the_way(agent: DDPG, tmp_path: Path) -> None:
-    agent.save(tmp_path / "c")
+def test_when_to_learn_and_save_may_change_on_the_way(agent: DDPG, root: AnyPath) -> None:
+    agent.save(root / "c")
     longer = DDPG(SMALL.model_copy(update={"offline_updates": 9000, "checkpoints_kept": 3}), 6, 5)
-    longer.restore(Checkpoint(tmp_path / "c"))
+    longer.restore(Checkpoint(root / "c"))
     states = np.ones((2, 6), np.float32)
     np.testing.assert_array_equal(longer.predict(states), agent.predict(states))
 
@@ -146,53 +153,68 @@ def test_the_policy_is_what_evaluation_drives_with(agent: DDPG) -> None:
     np.testing.assert_array_equal(actions, policy(np.ones((3, 6), np.float32)))  # no noise, also in training
 
 
-def edit(path: Path, **values: object) -> None:
+def edit(path: AnyPath, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_another_agent_or_size_is_refused(agent: DDPG, tmp_path: Path) -> None:
-    agent.save(tmp_path / "c")
+def test_another_agent_or_size_is_refused(agent: DDPG, root: AnyPath) -> None:
+    agent.save(root / "c")
     with pytest.raises(CheckpointError, match="action_dim is 5, this agent has 4"):
-        DDPG(SMALL, 6, 4).restore(Checkpoint(tmp_path / "c"))
+        DDPG(SMALL, 6, 4).restore(Checkpoint(root / "c"))
     with pytest.raises(CheckpointError, match="hyperparameters is"):
-        DDPG(SMALL.model_copy(update={"gamma": 0.5}), 6, 5).restore(Checkpoint(tmp_path / "c"))
-    manifest = tmp_path / "c" / "manifest.json"
+        DDPG(SMALL.model_copy(update={"gamma": 0.5}), 6, 5).restore(Checkpoint(root / "c"))
+    manifest = root / "c" / "manifest.json"
     edit(manifest, state_dim=7)
     with pytest.raises(
         CheckpointError, match=r"actor\.safetensors: hidden\.0\.weight is \(24, 6\), expected \(24, 7\)"
     ):
-        DDPG.load(tmp_path / "c")
+        DDPG.load(root / "c")
     edit(manifest, hyperparameters={"gamma": 3})
     with pytest.raises(CheckpointError, match="hyperparameters not usable"):
-        DDPG.load(tmp_path / "c")
+        DDPG.load(root / "c")
     edit(manifest, agent="idql")
     with pytest.raises(CheckpointError, match="checkpoint of a idql agent, expected ddpg"):
-        DDPG.load(tmp_path / "c")
+        DDPG.load(root / "c")
     with pytest.raises(CheckpointError, match="unknown agent 'idql'; known: ddpg"):
-        load_agent(tmp_path / "c")
+        load_agent(root / "c")
     manifest.unlink()
     with pytest.raises(CheckpointError, match=r"manifest\.json: missing"):
-        DDPG.load(tmp_path / "c")
+        DDPG.load(root / "c")
 
 
-def test_the_store_keeps_the_newest(agent: DDPG, tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path / "ddpg" / "run", keep=3, every=5)
+def test_the_store_keeps_the_newest(agent: DDPG, root: AnyPath) -> None:
+    store = CheckpointStore(root / "ddpg" / "run", keep=3, every=5)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         store.latest()
     for step in range(1, 36):
         if store.due(step):
             store.save(agent, step, {"more": Component(values={"step": step})})
     assert store.steps() == [25, 30, 35]
-    assert sorted(path.name for path in store.root.iterdir()) == ["00000025", "00000030", "00000035"]
+    assert {path.parent.name for path in store.root.glob("*/*")} == {"00000025", "00000030", "00000035"}
     assert store.latest() == store.path(35)
     assert Checkpoint(store.latest()).component("more").values == {"step": 35}
     with pytest.raises(CheckpointError, match="00000035: exists already"):
         store.save(agent, 35)
 
 
-def test_the_latest_is_one_with_a_manifest(agent: DDPG, tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
+def test_the_latest_is_one_with_a_manifest(agent: DDPG, root: AnyPath) -> None:
+    store = CheckpointStore(root)
     store.save(agent, 5)
-    (tmp_path / "00000010").mkdir()
-    (tmp_path / ".00000015.1.tmp").mkdir()
+    for name in ("00000010", ".00000015.1.tmp"):
+        (root / name).mkdir()
+        (root / name / "actor.json").write_text("{}")
     assert store.latest() == store.path(5)
+    store.clear()
+    assert {path.parent.name for path in root.glob("[0-9]*/*")} == {"00000005"}
+    store.save(agent, 10)
+    assert store.steps() == [5, 10]
+
+
+def test_one_that_cannot_be_read_is_put_aside_and_its_step_is_free_again(agent: DDPG, root: AnyPath) -> None:
+    store = CheckpointStore(root)
+    store.save(agent, 5)
+    (store.path(5) / "actor.json").write_text("{")
+    aside = store.put_aside(5, "damaged-00000005")
+    assert store.steps() == []
+    assert (aside / "actor.json").read_text() == "{"
+    assert store.save(agent, 5) == store.path(5)

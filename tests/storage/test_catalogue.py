@@ -25,18 +25,23 @@ def lake(result: IngestResult) -> Lake:
     return Lake(result.raw.path.parents[3])
 
 
-def test_every_view_answers_over_an_empty_lake(tmp_path: Path) -> None:
-    found = Catalogue(tmp_path / "c.duckdb", Lake(tmp_path / "none"))
+@pytest.fixture
+def fresh(tmp_path: Path) -> Lake:
+    """A lake without anything in it."""
+    return Lake(tmp_path / "lake")
+
+
+def test_every_view_answers_over_an_empty_lake(tmp_path: Path, fresh: Lake) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
     for view in VIEWS:
         assert len(found.query(f"SELECT * FROM {view}")) == 0
     assert found.query("SELECT count(*) AS n, sum(energy_wh) AS e FROM signals").row(0) == (0, None)
 
 
-def test_a_lake_that_is_partly_there(tmp_path: Path) -> None:
-    lake = Lake(tmp_path / "lake")
-    raw = store_raw(lake, candump(tmp_path / "a.log", stamps=[1_767_600_000.0, 1_767_600_001.0]), twin())
-    store_frames(lake, raw, twin())
-    found = Catalogue(tmp_path / "c.duckdb", lake)
+def test_a_lake_that_is_partly_there(tmp_path: Path, fresh: Lake) -> None:
+    raw = store_raw(fresh, candump(tmp_path / "a.log", stamps=[1_767_600_000.0, 1_767_600_001.0]), twin())
+    store_frames(fresh, raw, twin())
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
     assert found.query("SELECT key, frames, signals, episodes FROM logs").row(0) == (
         raw.key,
         True,
@@ -79,8 +84,9 @@ def test_figures_are_those_of_the_stages(tmp_path: Path, lake: Lake, result: Ing
 
 
 def test_files_that_no_manifest_names_are_not_seen(tmp_path: Path, lake: Lake, result: IngestResult) -> None:
-    stray = result.episodes.paths[0].with_name("a.blf.00000000.0000.parquet")
-    stray.write_bytes(result.episodes.paths[0].read_bytes())
+    (episode, *_) = lake.episodes()
+    stray = episode.with_name("a.blf.00000000.0000.parquet")
+    stray.write_bytes(episode.read_bytes())
     try:
         count = Catalogue(tmp_path / "c.duckdb", lake).query("SELECT count(reward) FROM records").item()
     finally:
@@ -88,61 +94,57 @@ def test_files_that_no_manifest_names_are_not_seen(tmp_path: Path, lake: Lake, r
     assert count == result.episodes.records
 
 
-def test_replay_versions_and_checkpoints_are_listed(tmp_path: Path) -> None:
-    lake = Lake(tmp_path / "lake")
-    version = lake.replay("twin") / "0001"
+def test_replay_versions_and_checkpoints_are_listed(tmp_path: Path, fresh: Lake) -> None:
+    version = fresh.replay("twin") / "0001"
     version.mkdir(parents=True)
     (version / "manifest.json").write_text('{"rows": 5}')
-    checkpoint = lake.checkpoints("ddpg", "run1") / "00000005"
+    checkpoint = fresh.checkpoints("ddpg", "run1") / "00000005"
     checkpoint.mkdir(parents=True)
     (checkpoint / "manifest.json").write_text("{}")
-    found = Catalogue(tmp_path / "c.duckdb", lake)
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
     assert found.query("SELECT name, version, manifest->>'rows' FROM replay").rows() == [
         ("twin", "0001", "5")
     ]
     assert found.query("SELECT agent, run, step FROM checkpoints").rows() == [("ddpg", "run1", "00000005")]
 
 
-def test_refresh_sees_what_is_new(tmp_path: Path) -> None:
-    lake = Lake(tmp_path / "lake")
-    found = Catalogue(tmp_path / "c.duckdb", lake)
+def test_refresh_sees_what_is_new(tmp_path: Path, fresh: Lake) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
     assert found.query("SELECT count(*) FROM logs").item() == 0
-    store_raw(lake, candump(tmp_path / "a.log", stamps=[1.0]), twin(), "2026-01-05")
+    store_raw(fresh, candump(tmp_path / "a.log", stamps=[1.0]), twin(), "2026-01-05")
     assert found.query("SELECT count(*) FROM logs").item() == 0
     found.refresh()
     assert found.query("SELECT count(*) FROM logs").item() == 1
 
 
-def test_a_wrong_statement_is_explained(tmp_path: Path) -> None:
-    found = Catalogue(tmp_path / "c.duckdb", Lake(tmp_path / "lake"))
+def test_a_wrong_statement_is_explained(tmp_path: Path, fresh: Lake) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
     with pytest.raises(StorageError, match="cannot answer 'SELECT speed FROM frames'"):
         found.query("SELECT speed FROM frames")
 
 
-def test_it_cannot_be_written_by_a_query(tmp_path: Path) -> None:
-    found = Catalogue(tmp_path / "c.duckdb", Lake(tmp_path / "lake"))
+def test_it_cannot_be_written_by_a_query(tmp_path: Path, fresh: Lake) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
     with pytest.raises(StorageError, match="read-only"):
         found.query("DROP TABLE logs")
     assert found.query("SELECT count(*) FROM logs").item() == 0
 
 
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
-    lake = Lake(tmp_path / "lake")
-    raw = store_raw(lake, candump(tmp_path / "a.log", stamps=[1_767_600_000.0]), twin())
-    path = store_frames(lake, raw, twin()).path
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, fresh: Lake) -> None:
+    raw = store_raw(fresh, candump(tmp_path / "a.log", stamps=[1_767_600_000.0]), twin())
+    path = store_frames(fresh, raw, twin()).path
     assert path is not None
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StorageError, match=f"damaged: {path}; delete and run the stage again"):
-        Catalogue(tmp_path / "c.duckdb", lake).query("SELECT * FROM logs")
+        Catalogue(tmp_path / "c.duckdb", fresh).query("SELECT * FROM logs")
 
 
-def test_leftovers_of_killed_writers_are_not_seen(tmp_path: Path) -> None:
-    lake = Lake(tmp_path / "lake")
-    raw = store_raw(lake, candump(tmp_path / "a.log", stamps=[1_767_600_000.0]), twin())
-    path = store_frames(lake, raw, twin()).path
+def test_leftovers_of_killed_writers_are_not_seen(tmp_path: Path, fresh: Lake) -> None:
+    raw = store_raw(fresh, candump(tmp_path / "a.log", stamps=[1_767_600_000.0]), twin())
+    path = store_frames(fresh, raw, twin()).path
     assert path is not None
     path.with_name(f".{path.name}.1-abcd.tmp").write_bytes(b"half")
-    assert Catalogue(tmp_path / "c.duckdb", lake).query("SELECT * FROM frames").height == 1
+    assert Catalogue(tmp_path / "c.duckdb", fresh).query("SELECT * FROM frames").height == 1
 
 
 def test_instants_are_utc_whatever_the_machines_zone(

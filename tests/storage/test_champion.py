@@ -1,6 +1,5 @@
 """What is released for a vehicle is exactly one checkpoint that loads, and stays what it was."""
 
-import shutil
 import threading
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from tspace_core.agents.release import release_agent
 from tspace_core.cli import app
 from tspace_core.config import Vehicle, load_vehicle
 from tspace_core.errors import CheckpointError, TspaceError
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.champion import champion, read_releases, rollback
 from tspace_core.storage.files import write_text
+from tspace_core.storage.folders import remove_directory
 from tspace_core.storage.lake import Lake
 
 STATE = np.linspace(-1, 1, 90, dtype=np.float32)
@@ -31,14 +32,14 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
-def trained(lake: Lake, step: int, *, state_dim: int = 90) -> Path:
+def trained(lake: Lake, step: int, *, state_dim: int = 90) -> AnyPath:
     """A checkpoint of a run; its seed is its step."""
     path = lake.checkpoints("ddpg", "run") / f"{step:08d}"
     DDPG(SMALL, state_dim, 68, seed=step).save(path, step=step)
     return path
 
 
-def action(folder: Path) -> np.ndarray:
+def action(folder: AnyPath) -> np.ndarray:
     return load_agent(folder).predict(STATE)
 
 
@@ -52,7 +53,7 @@ def test_the_champion_outlives_its_training_run(lake: Lake, vehicle: Vehicle) ->
     source = trained(lake, 5)
     wanted = action(source)
     released = release_agent(lake, vehicle, source, by="me")
-    shutil.rmtree(source.parent)
+    remove_directory(source)
     found = champion(lake, vehicle.id)
     assert found == released
     assert (found.agent, found.run, found.step, found.released_by) == ("ddpg", "run", 5, "me")
@@ -62,7 +63,7 @@ def test_the_champion_outlives_its_training_run(lake: Lake, vehicle: Vehicle) ->
 
 def test_a_moved_lake_keeps_its_champion(lake: Lake, vehicle: Vehicle, tmp_path: Path) -> None:
     release_agent(lake, vehicle, trained(lake, 5), by="me")
-    lake.root.rename(tmp_path / "moved")
+    (tmp_path / "lake").rename(tmp_path / "moved")
     found = champion(Lake(tmp_path / "moved"), vehicle.id)
     assert found is not None
     assert found.checkpoint.is_relative_to(tmp_path / "moved")
@@ -118,7 +119,9 @@ def test_a_policy_that_is_not_finite_is_not_released(lake: Lake, vehicle: Vehicl
 def test_a_champion_whose_files_were_changed_is_an_error(lake: Lake, vehicle: Vehicle) -> None:
     first = release_agent(lake, vehicle, trained(lake, 1), by="me")
     second = release_agent(lake, vehicle, trained(lake, 2), by="me")
-    shutil.copyfile(first.checkpoint / "actor.safetensors", second.checkpoint / "actor.safetensors")
+    (second.checkpoint / "actor.safetensors").write_bytes(
+        (first.checkpoint / "actor.safetensors").read_bytes()
+    )
     with pytest.raises(CheckpointError, match="gone or changed"):
         champion(lake, vehicle.id)
     assert release_agent(lake, vehicle, lake.checkpoints("ddpg", "run") / "00000002", by="me").step == 2
