@@ -112,3 +112,17 @@ def test_closing_gives_up_what_cannot_be_sent(double: RocketMqDouble, told: Told
     hmi.close()
     thread.join(LIMIT_S)
     assert not thread.is_alive()
+
+
+def test_a_script_that_is_stopped_gives_up_what_cannot_be_sent(
+    double: RocketMqDouble, hmi: RmqHmi, told: Told
+) -> None:
+    double.stop()
+    stopping = threading.Event()
+    thread = threading.Thread(target=hmi.run_script, args=(HmiScript(), stopping))
+    thread.start()
+    told.wait_for("hmi_failed")
+    stopping.set()
+    hmi.wake()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()

@@ -49,6 +49,7 @@ class RmqHmi:
         self._ready = 0
         self._flashes = 0
         self._ended = False
+        self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._listener = threading.Thread(target=self._listen, name="hmi ready messages", daemon=True)
         self._listener.start()
@@ -57,17 +58,17 @@ class RmqHmi:
         """Ask for something; tried again while the queue cannot be reached."""
         self._say(status)
 
-    def configure(self, longest_wait_s: float, stopping: threading.Event | None = None) -> bool:
+    def configure(self, longest_wait_s: float) -> bool:
         """Ask who listens until somebody answers; whether that came in time."""
         deadline = time.monotonic() + longest_wait_s
         with self._changed:
             seen = self._ready
-        while not self._is_over(stopping):
+        while not self._is_over():
             self._say("configure")
             left_s = deadline - time.monotonic()
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._ready > seen or self._is_over(stopping), max(min(AGAIN_S, left_s), 0.0)
+                    lambda: self._ready > seen or self._is_over(), max(min(AGAIN_S, left_s), 0.0)
                 )
                 if self._ready > seen:
                     return True
@@ -100,9 +101,10 @@ class RmqHmi:
 
         It begins when somebody has answered ``configure``.
         """
+        self._stopping = stopping
         if stopping.wait(script.delay_s):
             return
-        if not self.configure(script.longest_wait_s, stopping):
+        if not self.configure(script.longest_wait_s):
             if not stopping.is_set():
                 self._tell("hmi_failed", status="configure", reason="no ready message in time")
             return
@@ -124,8 +126,8 @@ class RmqHmi:
             self.send("exit")
         self._tell("hmi_done", episodes=script.episodes)
 
-    def _is_over(self, stopping: threading.Event | None) -> bool:
-        return self._ended or (stopping is not None and stopping.is_set())
+    def _is_over(self) -> bool:
+        return self._ended or self._stopping.is_set()
 
     def _say(self, name: str) -> None:
         deadline = time.monotonic() + SEND_S
@@ -138,8 +140,8 @@ class RmqHmi:
                     self._tell("hmi_failed", status=name, reason=str(error))
                 told = True
                 with self._changed:
-                    self._changed.wait_for(lambda: self._ended, _RETRY_S)
-                if self._ended or time.monotonic() > deadline:
+                    self._changed.wait_for(self._is_over, _RETRY_S)
+                if self._is_over() or time.monotonic() > deadline:
                     return
             else:
                 self._tell("hmi", status=name)
