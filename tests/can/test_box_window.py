@@ -98,14 +98,16 @@ def assert_unusable(window: BoxWindow, *parts: str) -> None:
 @cache
 def changes(zone: str) -> list[int]:
     """When the clocks of a zone were or will be changed in some years, s UTC."""
-    found = []
+
+    def changed(at: datetime, later: datetime) -> bool:
+        return at.astimezone(ZoneInfo(zone)).utcoffset() != later.astimezone(ZoneInfo(zone)).utcoffset()
+
+    found, half_hour, day = [], timedelta(minutes=30), timedelta(days=1)
     for year in (2011, 2016, 2024, 2026, 2033):
-        at = datetime(year, 1, 1, tzinfo=UTC)
-        for _ in range(366 * 24 * 2):
-            later = at + timedelta(minutes=30)
-            if at.astimezone(ZoneInfo(zone)).utcoffset() != later.astimezone(ZoneInfo(zone)).utcoffset():
-                found.append(int(later.timestamp()))
-            at = later
+        days = [datetime(year, 1, 1, tzinfo=UTC) + day * number for number in range(366)]
+        for at in (at for at in days if changed(at, at + day)):
+            times = [at + half_hour * number for number in range(48)]
+            found += [int((t + half_hour).timestamp()) for t in times if changed(t, t + half_hour)]
     return found
 
 

@@ -92,8 +92,10 @@ def test_an_object_not_yet_there_is_waited_for(server: RemoteServer, storage: Re
 def test_an_object_that_does_not_come_is_2002_at_the_limit(
     server: RemoteServer, storage: RemoteServer
 ) -> None:
+    with client(server) as remote:
+        remote.get_signals(4.0)  # making the storage's client takes its time, once a process
     storage.default = MISSING
-    with client(server, get_signal_margin_s=0.5) as remote:
+    with client(server, get_signal_margin_s=0.7) as remote:
         call = Later(lambda: remote.get_signals(0.5))
         error = call.remote_error()
         assert type(error) is RemoteDataError
@@ -102,7 +104,7 @@ def test_an_object_that_does_not_come_is_2002_at_the_limit(
         assert "telematics box uploads" in str(error)
         assert call.took_s < LIMIT_S
         assert remote.failures == {2002: 1}
-    assert len(storage.requests) > 3
+    assert len(storage.requests) > 2
 
 
 def test_a_storage_that_hangs_exceeds_no_limit(server: RemoteServer, storage: RemoteServer) -> None:

@@ -63,6 +63,7 @@ class _Call:
     progress: Progress = field(default_factory=Progress)
     reading: str = ""
     ended: str | None = None
+    expired: bool = False
 
 
 class RemoteCanClient:
@@ -235,7 +236,8 @@ class RemoteCanClient:
 
     def _failed(self, call: _Call, error: RemoteCanError) -> RemoteCanError:
         """The error as the caller gets it: named after vehicle and call, and counted."""
-        self.failures[error.code] += 1
+        with self._lock:
+            self.failures[error.code] += 1
         message = f"{self._vehicle.id} {call.name}: {error}"
         return type(error)(message, error.code, unchanged=error.unchanged and not call.progress.before)
 
@@ -286,9 +288,18 @@ class RemoteCanClient:
         task.add_done_callback(finish)
 
     def _end_all(self, cause: str) -> None:
+        # Cancelled once only: a second time would end the clean-up after the first, and with it the one
+        # connection would be taken for ever.
         for task, call in self._tasks.items():
-            call.ended = call.ended or cause
-            task.cancel()
+            if call.ended is None:
+                call.ended = cause
+                if not call.expired:
+                    task.cancel()
+
+    def _expire(self, call: _Call, task: "asyncio.Task[Any]") -> None:
+        if call.ended is None:
+            call.expired = True
+        task.cancel()
 
     def _stop(self) -> None:
         async def stop() -> None:
@@ -303,15 +314,18 @@ class RemoteCanClient:
     async def _in_turn(self, call: _Call, work: Callable[[float], Awaitable[T]]) -> T:
         try:
             async with self._turn:
+                task = asyncio.current_task()
+                assert task is not None
+                timer = self._loop.call_later(call.limit_s, self._expire, call, task)
                 try:
-                    async with asyncio.timeout(call.limit_s):
-                        return await work(time.monotonic() + call.limit_s)
+                    return await work(time.monotonic() + call.limit_s)
                 finally:
+                    timer.cancel()
                     self.last_service_s = call.progress.service_s
         except TimeoutError:
             raise self._timed_out(call) from None
         except asyncio.CancelledError:
-            raise self._ended(call) from None
+            raise (self._timed_out(call) if call.expired else self._ended(call)) from None
 
     def _ended(self, call: _Call) -> RemoteCanError:
         cause = call.ended or "the call was cancelled"
