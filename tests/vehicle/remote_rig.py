@@ -57,6 +57,7 @@ class RemoteRig(Rig):
         flash_timeout_s: float = LONG_S,
         resume: Rows | None = None,
     ) -> None:
+        self._threads_before = set(threading.enumerate())
         self.vehicle = quick_truck() if vehicle is None else vehicle
         # The first samples are some seconds old, so that those of a whole test are not ahead of our clock.
         self.service = FakeService(self.vehicle, time.time_ns() - 30_000_000_000)
@@ -126,7 +127,8 @@ class RemoteRig(Rig):
             pass
         if self.bridge.came.is_set():
             assert self.bridge.gone.wait(LONG_S)
-        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("remote-can")]
+        ours = set(threading.enumerate()) - self._threads_before
+        assert not [thread.name for thread in ours if thread.name.startswith("remote-can")]
 
     def close(self) -> None:
         self.supervisor.stop("the test is over")

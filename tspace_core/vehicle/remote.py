@@ -144,7 +144,8 @@ class RemoteCAN(BridgedVehicle[Fetched]):
                 self._service.resume()
             found = self._ask(UNIT_S, units=1)
         except (LinkError, StorageError) as error:
-            self.watchdog.capture_failure(str(error))
+            if not self._over and not self._stopping():
+                self.watchdog.capture_failure(str(error))
             return
         looking.push(found)
         _tell(bridge, looking.seen)
