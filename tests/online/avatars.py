@@ -9,6 +9,7 @@ from tests.online.builders import small_vehicle
 from tests.online.fake_car import Answer, FakeCar, applied
 from tspace_core.agents.tracking import NullTracker, Status
 from tspace_core.config import Vehicle
+from tspace_core.objects.path import AnyPath
 from tspace_core.online.avatar import Avatar, AvatarOptions, ResumeFrom
 from tspace_core.online.learner import LearnerFailed
 from tspace_core.online.learner_protocol import EpisodeLearned, LearnerSpec
@@ -100,7 +101,7 @@ class Run:
 
     def __init__(
         self,
-        root: Path,
+        root: AnyPath | str,
         script: list[StreamItem],
         *,
         vehicle: Vehicle | None = None,
