@@ -1,11 +1,13 @@
 """The truck behind the box: its windows are its drive, rows act on it, and the line to the service heals."""
 
 import itertools
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.link.test_channel_tls import made
 from tests.twin.cloud.told import PATIENCE_S, Told, code_of, four_rows, get_signal, set_torque
 from tspace_core.can.box_window import decode_window
 from tspace_core.config import Vehicle
@@ -284,6 +287,23 @@ def test_who_may_call(vehicle: Vehicle) -> None:
             assert get_signal(twin.url, vehicle.vin, headers=headers).status_code == 401
         assert get_signal(twin.url, vehicle.vin, headers={"authorization": secret}).json()["success"] is True
         assert twin.state()["calls"] == {"get_signal": 1}
+
+
+def test_a_service_with_tls(vehicle: Vehicle, tmp_path: Path) -> None:
+    made(tmp_path, "service", made(tmp_path, "ca", None))
+    service = ServiceOptions(certificate=tmp_path / "service.pem", key=tmp_path / "service.key")
+    options = CloudOptions(drive=DriveOptions(time_factor=FACTOR), service=service, ca=tmp_path / "ca.pem")
+    with CloudTwin(vehicle, options) as twin:
+        assert twin.url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+        assert get_signal(twin.url, vehicle.vin, verify=trusted).json()["success"] is True
+        for fault in ("drop", "cut", "lost_answer"):
+            twin.fault(fault)
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                get_signal(twin.url, vehicle.vin, verify=trusted)
+        assert twin.state()["connected"] is True
+        with pytest.raises(httpx.ConnectError):
+            get_signal(twin.url, vehicle.vin)
 
 
 def test_options_that_contradict_each_other(vehicle: Vehicle) -> None:

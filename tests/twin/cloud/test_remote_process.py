@@ -1,12 +1,14 @@
 """``tspace twin --remote`` as a person starts it, in one process and in parts."""
 
 import signal
+import socket
 import time
 
 import pytest
 
 from tests.twin.cloud.process import remote_twin_process
 from tests.twin.cloud.told import PATIENCE_S, code_of, four_rows, get_signal, set_torque
+from tests.twin.live_process import free_port
 from tspace_core.config import Vehicle
 
 FAST = ("--time-factor", "20")
@@ -14,9 +16,9 @@ PROMPT_S = 15.0
 """A process that ends takes well under a second; a busy machine may take longer, a hanging one for ever."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_all_in_one_process(vehicle: Vehicle, number: signal.Signals) -> None:
-    with remote_twin_process(*FAST, "--fault", "code:get_signal,value=304") as twin:
+def test_all_in_one_process(vehicle: Vehicle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSPACE_HMI__UDP_PORT", str(free_port()))
+    with remote_twin_process(*FAST, "--fault", "code:get_signal,value=304", "--hmi", "keys") as twin:
         assert twin.started["vin"] == vehicle.vin
         assert twin.started["reference_sha256"] == vehicle.default_map().sha256()
         assert code_of(get_signal(twin.url, vehicle.vin)) == "304"
@@ -28,11 +30,15 @@ def test_all_in_one_process(vehicle: Vehicle, number: signal.Signals) -> None:
         assert twin.state()["map_sha256"] == flashed["sha256"]
         twin.fault("status,value=502")
         assert get_signal(twin.url, vehicle.vin).status_code == 502
+        assert twin.process.stdin is not None
+        twin.process.stdin.write("b\n")
+        twin.process.stdin.flush()
+        assert twin.wait_for("hmi")["status"] == "begin"
         began = time.monotonic()
-        assert twin.stop(number) == 0
+        assert twin.stop(signal.SIGTERM) == 0
         assert time.monotonic() - began < PROMPT_S
         assert twin.events[-1]["event"] == "stopped"
-        assert twin.events[-1]["cause"] == f"signal {number.name}"
+        assert twin.events[-1]["cause"] == "signal SIGTERM"
 
 
 def test_box_and_service_in_two_processes(vehicle: Vehicle) -> None:
@@ -51,13 +57,14 @@ def test_box_and_service_in_two_processes(vehicle: Vehicle) -> None:
         assert cloud.stop() == 0
 
 
-def test_a_service_on_another_port_than_a_free_one(vehicle: Vehicle) -> None:
-    with remote_twin_process("--part", "cloud", "--port", "0") as first:
-        port = first.url.rpartition(":")[2]
-        taken = remote_twin_process("--part", "cloud", "--port", port)
-        with pytest.raises(AssertionError, match="ended before started"), taken:
+def test_a_port_that_is_taken(vehicle: Vehicle) -> None:
+    del vehicle
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        again = remote_twin_process("--part", "cloud", "--port", str(taken.getsockname()[1]))
+        with pytest.raises(AssertionError, match="ended before started"), again:
             pytest.fail("two services on one port")
-        assert first.stop() == 0
 
 
 def test_a_scripted_hmi_over_the_message_queue(vehicle: Vehicle) -> None:

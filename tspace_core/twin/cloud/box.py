@@ -241,11 +241,8 @@ class TelematicsBox:
         return {} if applied else {"code": 2}
 
     async def _ai_mode(self, command: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.to_thread(self._switch, bool(command["on"]))
+        await asyncio.to_thread(self._truck.set_ai_mode, on=bool(command["on"]))
         return {}
-
-    def _switch(self, on: bool) -> None:  # noqa: FBT001
-        self._truck.set_ai_mode(on=on)
 
     async def _record(self) -> None:
         """Upload windows while nobody asks for any."""

@@ -28,7 +28,7 @@ After the call, which is carried out:
 | huge_stream | the same, the length not announced |
 | unknown_form | neither success nor a failure of any known form |
 | not_dict | its result is a list; of set_torque: the answer is one |
-| no_link | neither result nor link |
+| no_link | neither result nor link; get_signal only, as the links' faults and all of the window's |
 | wrong_vin | it names another vin, in a link too |
 | foreign_link | its link leads to another bucket |
 | missing_object | its link leads to nothing |

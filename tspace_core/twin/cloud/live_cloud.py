@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -180,12 +180,6 @@ class CloudTwin:
         return dict(answer.json())
 
 
-def with_faults(options: CloudOptions, faults: list[str]) -> CloudOptions:
-    """The options with simulated faults from words (errors as ``parse_remote_fault``)."""
-    made = tuple(parse_remote_fault(text) for text in faults)
-    return replace(options, service=replace(options.service, faults=made))
-
-
 def _reachable(root: str) -> str:
     """A URL that reaches a server which listens at all addresses."""
     return root.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
@@ -201,6 +195,3 @@ def _then_stop(supervisor: Supervisor, work: Callable[[], None]) -> Callable[[],
         supervisor.stop("the route ended")
 
     return run
-
-
-__all__ = ["CloudOptions", "CloudTwin", "Part", "with_faults"]
