@@ -1,13 +1,15 @@
 """TLS to the remote CAN service: its certificate is always checked, by a private authority where given."""
 
+import gc
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.link.remote_clients import ROWS, failed, truck
-from tests.link.remote_server import RemoteServer
+from tests.link.remote_clients import ROWS, Later, failed, truck
+from tests.link.remote_server import LIMIT_S, RemoteServer
 from tests.link.test_channel_tls import made
 from tspace_core.config.settings import settings
 from tspace_core.errors import ConfigError
@@ -92,3 +94,20 @@ def test_an_authority_that_cannot_be_read_is_named(tmp_path: Path, content: byte
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"TSPACE_REMOTE__CA: .*authority\.pem cannot be used"):
         RemoteCanClient(truck(), url="https://can.example.com", ca=file)
+
+
+def test_a_handshake_that_hangs_ends_by_the_limit_and_by_abort() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,  # connections wait to be accepted, for ever
+        RemoteCanClient(truck(), url=f"https://127.0.0.1:{silent.getsockname()[1]}") as remote,
+    ):
+        error = failed(lambda: remote.send_torque_map(0, ROWS, timeout_s=0.3))
+        assert (error.code, error.unchanged) == (1002, True)
+        assert "it was not sent yet" in str(error)
+        call = Later(lambda: remote.send_torque_map(0, ROWS))
+        assert call.begun.wait(LIMIT_S)
+        remote.abort("the driver braked")
+        error = call.remote_error()
+        assert (error.code, error.unchanged) == (1001, True)
+        assert call.took_s < LIMIT_S / 2
+    gc.collect()  # sockets left open would be warnings, and warnings are errors here

@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +18,8 @@ from tspace_core.link.remote_answer import shortened
 from tspace_core.link.remote_codes import CONNECTION, NETWORK, NOT_OK, UNKNOWN_FORM, remote_error
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     import httpx
 
 RETRIED = frozenset((413, 429, 500, 502, 503, 504))
@@ -61,6 +62,34 @@ class Progress:
         """The error of a try; ``none_by_now``: its answer proves that it had no effect."""
         unchanged = not self.before if none_by_now else self.unchanged
         return remote_error(code, detail, unchanged=unchanged, next_step=next_step)
+
+
+class _Trace:
+    """Follows a request through httpcore: when it begins to go out, and how long it waits for others."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._begun: dict[str, float] = {}
+        self._unsafe: Any = None
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        what, _, stage = event.rpartition(".")
+        if event == "http11.send_request_headers.started":
+            self._progress.sent = True
+            self._unsafe = None
+        elif event == "connection.connect_tcp.complete":
+            self._unsafe = info["return_value"]
+        if not what.startswith(_WAITS):
+            return
+        if stage == "started":
+            self._begun[what] = time.monotonic()
+        elif what in self._begun:
+            self._progress.service_s += time.monotonic() - self._begun.pop(what)
+
+    async def close_unsafe(self) -> None:
+        """Close a connection that was ended in its TLS handshake, which httpcore leaves open then."""
+        if self._unsafe is not None:
+            await self._unsafe.aclose()
 
 
 def service_url(text: str, config: RemoteConfig, vehicle: str) -> str:
@@ -200,19 +229,24 @@ class ServiceConnection:
         await self._client.aclose()
 
     async def _once(self, call: str, content: bytes, progress: Progress) -> tuple[int, bytes, str | None]:
-        async with self._client.stream(
-            "POST",
-            f"{self._url}/{call}",
-            content=content,
-            headers={"Content-Type": "application/json"},
-            extensions={"trace": _trace(progress)},
-        ) as response:
-            status = response.status_code
-            if status == _OK:
-                body = await self._whole(response, progress)
-            else:
-                body = await _beginning(response, _EXCERPT)
-            detail = response.headers.get("location" if 300 <= status < 400 else "retry-after")
+        trace = _Trace(progress)
+        try:
+            async with self._client.stream(
+                "POST",
+                f"{self._url}/{call}",
+                content=content,
+                headers={"Content-Type": "application/json"},
+                extensions={"trace": trace},
+            ) as response:
+                status = response.status_code
+                if status == _OK:
+                    body = await self._whole(response, progress)
+                else:
+                    body = await _beginning(response, _EXCERPT)
+                detail = response.headers.get("location" if 300 <= status < 400 else "retry-after")
+        except asyncio.CancelledError:
+            await trace.close_unsafe()
+            raise
         return status, self._without_secrets(body), detail
 
     async def _whole(self, response: "httpx.Response", progress: Progress) -> bytes:
@@ -297,24 +331,6 @@ def _secrets(authorization: str | None) -> list[bytes]:
     """What must not be shown: the whole value and its parts, the longest first."""
     parts = {authorization, *authorization.split()} if authorization else set()
     return sorted((part.encode() for part in parts if len(part) >= _SECRET_MIN), key=len, reverse=True)
-
-
-def _trace(progress: Progress) -> Callable[[str, dict[str, Any]], Any]:
-    """Follows a request: when it begins to go out, and how long it waits for others."""
-    begun: dict[str, float] = {}
-
-    async def trace(event: str, _info: dict[str, Any]) -> None:
-        what, _, stage = event.rpartition(".")
-        if event == "http11.send_request_headers.started":
-            progress.sent = True
-        if not what.startswith(_WAITS):
-            return
-        if stage == "started":
-            begun[what] = time.monotonic()
-        elif what in begun:
-            progress.service_s += time.monotonic() - begun.pop(what)
-
-    return trace
 
 
 def _seconds(retry_after: str | None) -> float | None:
