@@ -41,8 +41,7 @@ def _resources() -> dict[str, Any]:
     # dagster-aws costs a second and 50 MB.
     from tspace_pipelines.object_storage import object_storage
 
-    s3 = object_storage()
-    return {"lake": LakeResource(data_dir=data_dir, lake_url=found.lake_url, s3=s3), "s3": s3}
+    return {"lake": LakeResource(data_dir=data_dir, lake_url=found.lake_url), "s3": object_storage()}
 
 
 @cache

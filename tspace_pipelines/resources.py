@@ -1,7 +1,6 @@
 """Resources that several areas use."""
 
 from pathlib import Path
-from typing import Any, cast
 
 import dagster as dg
 from pydantic import Field
@@ -14,19 +13,19 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     data_dir: str = Field(description="what stays on this machine, and the lake where there is no lake_url")
     lake_url: str | None = Field(default=None, description="root of the lake as s3://bucket/prefix")
-    s3: dg.ConfigurableResource | None = None  # type: ignore[type-arg]
-    """The ``ObjectStorageResource`` of a lake in a bucket."""
 
     def open(self) -> Lake:
         """The lake.
 
         Raises:
-            ConfigError: its object storage is another than the settings name, or cannot be used.
+            ObjectError: its object storage is set up wrongly.
         """
         if self.lake_url is None:
             return Lake(Path(self.data_dir))
-        if self.s3 is not None:
-            cast("Any", self.s3).get_client()
+        # Not a nested resource: Dagster 1.13 warns of a call of its own at each one that it sets up.
+        from tspace_pipelines.object_storage import object_storage
+
+        object_storage().get_client()
         return Lake(self.lake_url, local=Path(self.data_dir))
 
 

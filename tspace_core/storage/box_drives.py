@@ -35,15 +35,15 @@ class DriveRules:
 
     Attributes:
         gap_s: a longer time without a sample ends it, s.
-        longest_s: a log holds windows that begin within this time of its first one, s.
         quiet_s: a drive is over when nothing has been uploaded for this long, s.
         settle_s: nothing is sealed sooner after its last upload: others may be on their way, s.
+        longest_s: a log holds windows that begin within this time of its first one, s.
     """
 
     gap_s: float
+    quiet_s: float
+    settle_s: float
     longest_s: float = 1800.0
-    quiet_s: float = 60.0
-    settle_s: float = 10.0
 
 
 def split(windows: Iterable[Held], rules: DriveRules) -> list[list[Held]]:

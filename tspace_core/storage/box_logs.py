@@ -37,6 +37,7 @@ class Rules:
     Attributes:
         keys: keys listed of a vehicle in a look, at most; 1000 cost one request.
         look_back_s: how late a window may be uploaded, s; an hour and what a clock set back needs.
+        quiet_s: a drive is over when nothing has been uploaded for this long, s.
         look_back_requests: list requests a look spends on looking back.
         threads: objects fetched at once.
         budget_s: nothing more is fetched or sealed after this time, s; the next look goes on.
@@ -44,6 +45,7 @@ class Rules:
 
     keys: int = 1000
     look_back_s: float = 3900.0
+    quiet_s: float = 60.0
     look_back_requests: int = 20
     threads: int = 8
     budget_s: float = 20.0
@@ -189,7 +191,14 @@ class BoxCollector:
 
     def _begin(self, vin: str) -> BoxVehicle:
         source = f"{self._box}/{vin}/"
-        return BoxVehicle(self._lake, self._vehicles[vin], self._spool, source, self.rules.look_back_s)
+        return BoxVehicle(
+            self._lake,
+            self._vehicles[vin],
+            self._spool,
+            source,
+            look_back_s=self.rules.look_back_s,
+            quiet_s=self.rules.quiet_s,
+        )
 
     def _in_turn(self) -> list[BoxVehicle]:
         """All vehicles, another one first each time: a short budget holds none up for ever."""

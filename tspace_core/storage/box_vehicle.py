@@ -28,6 +28,8 @@ from tspace_core.storage.lake import ORIGIN_SUFFIX, Lake, RawLog, read_json
 
 NS_PER_S = 1_000_000_000
 PREFIX = "box-"
+SETTLE_S = 10.0
+"""Uploads may overtake each other by this much: nothing is sealed sooner after its last one."""
 SHORTEST_GAP_S = 1.5
 """A box's windows come up to a second apart, whatever the vehicle's logs do."""
 
@@ -43,9 +45,19 @@ class BoxVehicle:
         spool: folder on this machine for what is in no log yet.
         source: address of the vin's folder, for a log's origin.
         look_back_s: how late a window may be uploaded and still be found, s.
+        quiet_s: a drive is over when nothing has been uploaded for this long, s.
     """
 
-    def __init__(self, lake: Lake, vehicle: Vehicle, spool: Path, source: str, look_back_s: float) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        vehicle: Vehicle,
+        spool: Path,
+        source: str,
+        *,
+        look_back_s: float,
+        quiet_s: float,
+    ) -> None:
         self.vehicle, self.source = vehicle, source
         self.waiting: dict[str, Held] = {}
         self.settled: dict[str, str] = {}
@@ -54,7 +66,9 @@ class BoxVehicle:
         self.foreign: set[str] = set()
         self.earlier: list[str] = []
         """Keys of the newest logs that were there already when this began."""
-        self.rules = DriveRules(max(vehicle.log.gap_s, SHORTEST_GAP_S))
+        self.rules = DriveRules(
+            max(vehicle.log.gap_s, SHORTEST_GAP_S), quiet_s=quiet_s, settle_s=min(SETTLE_S, quiet_s)
+        )
         self.all_listed = False
         self._lake, self._look_back_s = lake, look_back_s
         self._spool = Spool(spool / f"{vehicle.id}.jsonl")

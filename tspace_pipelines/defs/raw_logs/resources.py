@@ -53,6 +53,9 @@ class BoxesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     url: str = Field(description="place of all boxes, s3://bucket/prefix")
     budget_s: float = Field(default=20.0, gt=0, description="nothing more is begun after this time, s")
+    quiet_s: float = Field(
+        default=60.0, ge=0, description="a drive is over when nothing has been uploaded for this long, s"
+    )
 
     def collect(self, lake: Lake, has_partition: Callable[[str], bool]) -> tuple["Collected", list[str]]:
         """Look once; what a process knows of the boxes is kept between looks.
@@ -64,10 +67,10 @@ class BoxesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from tspace_core.objects.path import S3Path
         from tspace_core.storage.box_logs import BoxCollector, Rules
 
-        mark = f"{self.url}\0{self.budget_s}\0{lake.root}\0{lake.local}"
+        mark = f"{self.url}\0{self.budget_s}\0{self.quiet_s}\0{lake.root}\0{lake.local}"
         with _lock:
             if mark not in _collectors:
-                rules = Rules(budget_s=self.budget_s)
+                rules = Rules(budget_s=self.budget_s, quiet_s=self.quiet_s)
                 _collectors[mark] = BoxCollector(lake, S3Path(self.url), rules=rules)
             found = _collectors[mark].collect()
             unsure = _unconfirmed.setdefault(mark, {})
