@@ -319,6 +319,10 @@ class RemoteCanClient:
                 timer = self._loop.call_later(call.limit_s, self._expire, call, task)
                 try:
                     return await work(time.monotonic() + call.limit_s)
+                except asyncio.CancelledError:
+                    timer.cancel()
+                    await self._service.renew()
+                    raise
                 finally:
                     timer.cancel()
                     self.last_service_s = call.progress.service_s

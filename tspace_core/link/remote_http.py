@@ -154,7 +154,6 @@ class ServiceConnection:
     """
 
     def __init__(self, url: str, authorization: str | None, ca: Path | None, config: RemoteConfig) -> None:
-        import httpx
 
         if authorization is not None and not (authorization.isascii() and authorization.isprintable()):
             message = "TSPACE_REMOTE__AUTHORIZATION has characters that a header cannot carry; correct it"
@@ -163,8 +162,15 @@ class ServiceConnection:
         self.place = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
         self._url, self._config = url, config
         self._secrets = _secrets(authorization)
-        self._client = httpx.AsyncClient(
-            verify=tls_context(ca),
+        self._tls, self._authorization = tls_context(ca), authorization
+        self._client = self._new_client()
+
+    def _new_client(self) -> "httpx.AsyncClient":
+        import httpx
+
+        authorization = self._authorization
+        return httpx.AsyncClient(
+            verify=self._tls,
             timeout=httpx.Timeout(None, connect=CONNECT_S),  # the call as a whole has its limit
             limits=httpx.Limits(
                 max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_S
@@ -223,6 +229,12 @@ class ServiceConnection:
             await asyncio.sleep(wait_s)
             progress.service_s += time.monotonic() - begun
             pause_s *= 2
+
+    async def renew(self) -> None:
+        """After a request that was cancelled: httpx may count its connection as taken for ever."""
+        spoilt, self._client = self._client, self._new_client()
+        with contextlib.suppress(Exception):  # nothing depends on how it ends
+            await spoilt.aclose()
 
     async def close(self) -> None:
         """Close the connection."""
