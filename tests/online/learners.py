@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.agents.batches import SMALL, random_batch
 from tests.storage.replay_episodes import STATE_DIM, coded_episode
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.online.learner_protocol import LearnerSpec
 from tspace_core.records.episode import Episode
 from tspace_core.storage import episodes_table
@@ -30,7 +31,7 @@ def noisy_episode(number: int, records: int, **meta: object) -> Episode:
     return episode
 
 
-def make_spec(root: Path, **changes: Any) -> LearnerSpec:
+def make_spec(root: AnyPath, **changes: Any) -> LearnerSpec:
     """A spec of a small agent below a folder."""
     fields: dict[str, Any] = {
         "vehicle_id": VEHICLE,
@@ -45,7 +46,7 @@ def make_spec(root: Path, **changes: Any) -> LearnerSpec:
     return LearnerSpec.model_validate(fields | changes)
 
 
-def make_replay(root: Path, *episodes: Episode) -> Replay:
+def make_replay(root: AnyPath, *episodes: Episode) -> Replay:
     """The vehicle's offline buffer, by default two episodes of 60 and 40 records."""
     chosen = episodes or (noisy_episode(1, 60), noisy_episode(2, 40))
     return build_replay(Lake(root / "lake").replay(VEHICLE), chosen)
@@ -65,7 +66,7 @@ def store_episode(root: Path, number: int, records: int, **meta: object) -> Epis
     log = RawLog(VEHICLE, "2026-01-02", f"online-{number}", root / "none")
     path = lake.episode(log, "0" * 8, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    episodes_table.write(path, episode)
+    episodes_table.write(local_copy(path), episode)
     entry = {
         "file": path.name,
         "records": records,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tests.agents.batches import SMALL
 from tests.objects.seaweed import S3
@@ -14,6 +15,7 @@ from tests.online.builders import small_vehicle
 from tests.online.fake_car import applied, episode
 from tests.online.stage import wait_until
 from tspace_core.agents import DDPG, load_agent
+from tspace_core.cli import app
 from tspace_core.config import settings
 from tspace_core.errors import ObjectServerError, StorageError
 from tspace_core.objects.path import S3Path
@@ -64,6 +66,11 @@ def test_episodes_go_to_the_bucket_and_the_runs_state_stays_here(s3: S3, local: 
     assert read_heartbeat(folder) is not None
     assert {"run.json", "run.lock", "live_map.csv"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "waiting").exists()
+    page = tmp_path / "page.html"
+    command = ["report", "--vehicle", "twin_truck", "--data-dir", str(run.lake.root), "--out", str(page)]
+    told = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "2 of 2 online episodes" in told.output
+    assert all(result.key in page.read_text() for result in run.results)
 
 
 def test_a_release_in_the_bucket_drives_and_is_called_by_its_url(s3: S3, local: Path, tmp_path: Path) -> None:

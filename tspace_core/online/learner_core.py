@@ -79,6 +79,7 @@ class LearnerCore:
         self.records = 0
         self._credit = 0.0
         self.checkpoint: AnyPath | None = None
+        self._behind = False
         self._begin()
         self._saved = self._published = self.updates
         self.version = 0
@@ -175,11 +176,15 @@ class LearnerCore:
             return
         self._require_finite()
         try:
+            if self._behind:
+                self._checkpoints.clear()  # what broke off the last time
             self.checkpoint = self._checkpoints.save(self.agent, self.updates, {STATE: self._component()})
         except ObjectServerError as error:
             # What was learned is not lost while this process lives; it goes on and saves the next time.
+            self._behind = True
             _log.warning("no checkpoint after update %d: %s", self.updates, error)
             return
+        self._behind = False
         self._saved = self.updates
         self._tell(Saved(updates=self.updates, checkpoint=self.checkpoint))
 
