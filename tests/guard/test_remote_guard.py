@@ -305,6 +305,19 @@ def test_a_next_process_that_cannot_confirm_locks(tmp_path: Path) -> None:
     assert not after.guard.arm(by="agent", token=None, resume=None).ok
 
 
+def test_a_lock_that_outlives_the_process_says_what_is_so_now(tmp_path: Path) -> None:
+    rig = learned(remote_rig(tmp_path))
+    rig.target.broken = "lost"
+    rig.guard.lock("a full disk")
+    after = rig.again()
+    assert after.guard.cause.startswith(UNCONFIRMED)
+    after.guard.tick()
+    assert (after.state, after.guard.cause) == (
+        "LOCKED",
+        "a full disk; the reference map is confirmed by now",
+    )
+
+
 def test_tries_are_further_and_further_apart(tmp_path: Path) -> None:
     rig = learned(remote_rig(tmp_path))
     rig.target.broken = "lost"
@@ -475,6 +488,26 @@ def test_one_key_ends_a_try_that_hangs_and_makes_its_own(what: str, tmp_path: Pa
     assert rig.in_effect == rig.guard.reference
     assert UNCONFIRMED not in rig.guard.cause
     assert what == "tick" or "Aborted" in answers[0]
+
+
+@pytest.mark.parametrize("broken", ["", "lost"])
+def test_a_way_back_that_a_key_calls_off_is_no_reason_to_lock_but_what_comes_of_the_keys(
+    broken: Fault, tmp_path: Path
+) -> None:
+    rig, target = hanging_rig(tmp_path)
+    learned(rig)
+    target.hang = len(target.calls)
+    tripping = threading.Thread(target=rig.guard.trip, args=("end_valid",))
+    tripping.start()
+    assert target.entered.wait(LIMIT_S)
+    target.broken = broken
+    rig.guard.interrupt("revert key")
+    tripping.join(LIMIT_S)
+    assert not tripping.is_alive()
+    assert rig.guard.cause.endswith("end_valid")
+    assert rig.state == ("LOCKED" if broken else "DISARMED")
+    assert rig.guard.confirmed == (not broken)
+    said_or_so(rig)
 
 
 def arm(rig: RemoteRig) -> str:

@@ -1,4 +1,4 @@
-"""Calls of the remote CAN service that are given up at any moment: the reference map must get through after."""
+"""Calls of the remote CAN service that are given up at any moment: the next one must get through."""
 
 import threading
 

@@ -38,6 +38,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.5, 30.0
 LAST_TRY_S = 10.0
 """Longest try when the bridge ends."""
 UNCONFIRMED = "the learned map may still be in effect"
+_BEGAN = "; it began with: "
 
 
 class RemoteGuard(GuardBase):
@@ -88,7 +89,6 @@ class RemoteGuard(GuardBase):
             ledger=ledger,
             driver=driver,
         )
-        self._why = self.cause  # without what is said of the reference map
         self._retry_s = 0.0  # what the log calls unconfirmed is sent at once
         if not self._confirmed:
             self._doubt("the bridge before ended without a confirmed reference map; it is sent at once")
@@ -180,7 +180,6 @@ class RemoteGuard(GuardBase):
             self._confirmed = True  # it was in effect and stays so where it is sent again in vain
         else:
             self._retried_ns, self._retry_s = self._now_ns(), FIRST_PAUSE_S
-            self._why = self._bare() if before == "ARMED" or self.state == "LOCKED" else cause
             self._lock_unconfirmed(problem)
 
     def _settle(self, problem: str | None) -> None:
@@ -192,7 +191,6 @@ class RemoteGuard(GuardBase):
             elif self._falling or self._confirmed:
                 return  # somebody else's try took its place
             else:
-                self._why = self._bare()
                 self._lock_unconfirmed(problem)
         if problem is None:
             self._record("reference_confirmed")
@@ -210,18 +208,19 @@ class RemoteGuard(GuardBase):
         return min(max(2 * self._retry_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
 
     def _bare(self) -> str:
-        return self._why if UNCONFIRMED in self.cause else self.cause
+        """The cause without what was said of the reference map, perhaps by the process before."""
+        return self.cause.rpartition(_BEGAN)[2] if UNCONFIRMED in self.cause else self.cause
 
     def _believe(self) -> None:
         if UNCONFIRMED in self.cause:
-            self.cause = f"{self._why}; the reference map is confirmed by now"
+            self.cause = f"{self._bare()}; the reference map is confirmed by now"
 
     def _doubt(self, what: str) -> None:
-        self._why, self.cause = self.cause, f"{UNCONFIRMED}: {what} ({self.cause})"
+        self.cause = f"{UNCONFIRMED}: {what}{_BEGAN}{self._bare()}"
 
     def _lock_unconfirmed(self, problem: str) -> None:
         self.state = "LOCKED"
-        self.cause = f"{UNCONFIRMED}: the reference map is not confirmed: {problem} ({self._why})"
+        self._doubt(f"the reference map is not confirmed: {problem}")
 
 
 def remote_of(vehicle: Vehicle) -> RemoteConfig:

@@ -38,8 +38,9 @@ class RowsTarget(Protocol):
 class RowsCalls:
     """A `RowsTarget` behind one lock, with the whole reference map as the way back.
 
-    A flash is called off by `abort`; a try to send the reference map only by `abort_all`. Whoever asks for
-    the reference map while a try is running is answered with what comes of that one.
+    A flash is called off by `abort`; a try to send the reference map only by `abort_all`, whose caller makes
+    one of its own then. Whoever asks for the reference map while a try is running, and whose own try was
+    called off, is answered with what comes of the other one.
 
     Args:
         target: what is behind it.
@@ -52,10 +53,11 @@ class RowsCalls:
         self._reference = np.array(reference, dtype=np.float32)
         self.limit_s = limit_s
         self._turns = threading.Lock()
-        self._counter = threading.Lock()
+        self._counter = threading.Condition()
         self._aborts = 0
+        self._called_off = False  # the running try
         self._running: Literal["", "flash", "try"] = ""
-        self._tries = 0  # that are over
+        self._tries = 0  # that are over and were not called off
         self._problem: str | None = None  # of the newest of them
         self.counts: dict[str, int] = {"sent": 0, "failed": 0}
         """Calls that were confirmed, and that were not."""
@@ -75,13 +77,14 @@ class RowsCalls:
         self._abort(("flash",))
 
     def abort_all(self) -> None:
-        """Call off a flash or a try."""
+        """Call off a flash or a try; the caller makes one of its own, by `revert_anew`."""
         self._abort(("flash", "try"))
 
     def _abort(self, kinds: tuple[str, ...]) -> None:
         with self._counter:
             self._aborts += 1
             if self._running in kinds:
+                self._called_off = True
                 self._target.abort("the reference map was called for")
 
     def send(self, first_row: int, rows: NDArray[np.float32], *, mark: int, timeout_s: float) -> None:
@@ -123,20 +126,29 @@ class RowsCalls:
         try:
             if self._tries != tries and (join or self._problem is None):
                 return self._problem
-            return self._try()
+            tries = self._tries
+            problem, called_off = self._try()
         finally:
             self._turns.release()
+        if not called_off:
+            return problem
+        with self._counter:  # whoever called it off makes another try
+            self._counter.wait_for(lambda: self._tries != tries, self.limit_s + _SLACK_S)
+            return problem if self._tries == tries else self._problem
 
-    def _try(self) -> str | None:
+    def _try(self) -> tuple[str | None, bool]:
         problem = None
         try:
             self._call("try", self._send_reference, None)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         with self._counter:
-            self._tries += 1
-            self._problem = problem
-        return problem
+            called_off = self._called_off and problem is not None
+            if not called_off:
+                self._tries += 1
+                self._problem = problem
+                self._counter.notify_all()
+        return problem, called_off
 
     def _send_reference(self) -> None:
         self._target.send(0, self._reference.copy(), timeout_s=self.limit_s)
@@ -144,7 +156,7 @@ class RowsCalls:
     def _call(self, kind: Literal["flash", "try"], call: Callable[[], None], mark: int | None) -> None:
         with self._counter:
             self._check(mark)
-            self._running = kind
+            self._running, self._called_off = kind, False
         confirmed = False
         try:
             call()
