@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -195,15 +196,20 @@ def use(server: SeaweedServer, monkeypatch: pytest.MonkeyPatch, cache: Path) -> 
     settings.cache_clear()
 
 
-@pytest.fixture
-def s3(
-    seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[S3]:
-    """A fresh bucket; AWS_*, TSPACE_S3__ENDPOINT and TSPACE_S3__CACHE_DIR lead to it."""
-    use(seaweed, monkeypatch, tmp_path_factory.mktemp("s3-cache"))
-    yield S3(seaweed)
-    monkeypatch.undo()
+@contextmanager
+def _used(server: SeaweedServer, cache: Path) -> Iterator[None]:
+    # Not the test's own monkeypatch: a test may undo that one in its middle.
+    with pytest.MonkeyPatch.context() as patch:
+        use(server, patch, cache)
+        yield
     settings.cache_clear()
+
+
+@pytest.fixture
+def s3(seaweed: SeaweedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A fresh bucket; AWS_*, TSPACE_S3__ENDPOINT and TSPACE_S3__CACHE_DIR lead to it."""
+    with _used(seaweed, tmp_path_factory.mktemp("s3-cache")):
+        yield S3(seaweed)
 
 
 @pytest.fixture(scope="session")
@@ -213,26 +219,19 @@ def _shared_bucket(seaweed: SeaweedServer) -> str:
 
 @pytest.fixture
 def s3_folder(
-    seaweed: SeaweedServer,
-    _shared_bucket: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
+    seaweed: SeaweedServer, _shared_bucket: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """URL of an empty folder in a bucket that tests share: as ``s3``, but cheaper by half a second."""
-    use(seaweed, monkeypatch, tmp_path_factory.mktemp("s3-cache"))
-    yield f"s3://{_shared_bucket}/{secrets.token_hex(6)}"
-    monkeypatch.undo()
-    settings.cache_clear()
+    with _used(seaweed, tmp_path_factory.mktemp("s3-cache")):
+        yield f"s3://{_shared_bucket}/{secrets.token_hex(6)}"
 
 
 @pytest.fixture
-def own_s3(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+def own_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """As ``s3`` with a server of the test's own, which it may stop and start."""
     server = SeaweedServer()
     try:
-        use(server.start(), monkeypatch, tmp_path_factory.mktemp("s3-cache"))
-        yield S3(server)
+        with _used(server.start(), tmp_path_factory.mktemp("s3-cache")):
+            yield S3(server)
     finally:
-        monkeypatch.undo()
         server.close()
-        settings.cache_clear()

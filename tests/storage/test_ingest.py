@@ -16,6 +16,7 @@ from tspace_core.can.frames import FrameBatch, FrameFlag
 from tspace_core.can.readers import open_log
 from tspace_core.config import load_vehicle
 from tspace_core.errors import ConfigError, LogError, SchemaError, StorageError
+from tspace_core.objects.path import local_copy
 from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.records.schemas import validate_episode, validate_frames, validate_signals
 from tspace_core.storage import episodes_stage, episodes_table, frames_table, signals_table
@@ -45,9 +46,10 @@ def result(drive: Path, tmp_path_factory: pytest.TempPathFactory) -> IngestResul
 
 
 def files(lake: Lake) -> dict[str, tuple[int, bytes]]:
+    root = Path(str(lake.root))
     return {
-        str(path.relative_to(lake.root)): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in sorted(lake.root.rglob("*"))
+        str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(root.rglob("*"))
         if path.is_file()
     }
 
@@ -67,7 +69,7 @@ def test_frames_come_back_as_they_were_read(result: IngestResult, drive: Path) -
     assert result.frames.frames == len(original)
     assert result.frames.t_first == original.time[0] / 1e9
     assert result.frames.time_source == "absolute_stamps"
-    validate_frames(pl.read_parquet(result.frames.path, hive_partitioning=False))
+    validate_frames(pl.read_parquet(local_copy(result.frames.path), hive_partitioning=False))
 
 
 @settings(max_examples=30, deadline=None)
@@ -123,7 +125,7 @@ def test_episodes_hold_the_flashed_actions_and_every_window_once(result: IngestR
     episodes = [episodes_table.read(path) for path in result.episodes.paths]
     assert sum(map(len, episodes)) == result.episodes.records > 150
     for path in result.episodes.paths:
-        validate_episode(pl.read_parquet(path, hive_partitioning=False), state_dim=90)
+        validate_episode(pl.read_parquet(local_copy(path), hive_partitioning=False), state_dim=90)
     (episode,) = episodes
     assert episode.meta.action_source == "flash_journal"
     assert (episode.flags[1:] == RecordFlag.FLASHED).all()

@@ -12,6 +12,7 @@ from tests.storage.logs import candump, twin
 from tspace_core.can.readers import detect_format
 from tspace_core.config import load_vehicle
 from tspace_core.errors import LogFormatError, StorageError
+from tspace_core.objects.path import AnyPath, local_copy, relative, within
 from tspace_core.storage import lake as lake_module
 from tspace_core.storage import raw_store
 from tspace_core.storage.ingest import store_raw
@@ -22,8 +23,8 @@ ABSOLUTE = 1_767_600_000.0  # 2026-01-05 08:00 UTC
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "data")
+def lake(place: AnyPath) -> Lake:
+    return Lake(place)
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def inbox(tmp_path: Path) -> Path:
 
 def test_layout(lake: Lake) -> None:
     log = RawLog("twin_truck", "2026-01-05", "a.blf", lake.raw("twin_truck", "2026-01-05", "a.blf"))
-    relative = {
-        name: str(path.relative_to(lake.root))
+    found = {
+        name: relative(path, lake.root)
         for name, path in {
             "raw": log.path,
             "journal": log.journal,
@@ -48,7 +49,7 @@ def test_layout(lake: Lake) -> None:
         }.items()
     }
     assert log.key == "twin_truck/2026-01-05/a.blf"
-    assert relative == {
+    assert found == {
         "raw": "raw/twin_truck/2026-01-05/a.blf",
         "journal": "raw/twin_truck/2026-01-05/a.blf.flashes.jsonl",
         "frames": "frames/vehicle=twin_truck/date=2026-01-05/a.blf.parquet",
@@ -80,7 +81,7 @@ def test_a_log_is_stored_once_unchanged_and_found_again(lake: Lake, inbox: Path)
     log = store_raw(lake, source, twin())
     assert log.key == "twin_truck/2026-01-05/drive 1 (Süd).log"
     assert log.path.read_bytes() == source.read_bytes()
-    assert not log.path.stat().st_mode & 0o222
+    assert not local_copy(log.path).stat().st_mode & 0o222
     before = log.path.stat()
     os.utime(source, (0, 0))
     assert store_raw(lake, source, twin()) == log
@@ -135,7 +136,7 @@ def test_journal_and_driver_travel_with_the_log(lake: Lake, inbox: Path) -> None
     source = candump(inbox / "a.log", stamps=[ABSOLUTE])
     log = store_raw(lake, source, twin(), driver="aggressive")
     assert driver_of(log, twin()) == "aggressive"
-    assert not log.journal.exists()
+    assert not log.journal.is_file()
     journal = inbox / "a.log.flashes.jsonl"
     journal.write_text("{}\n")
     store_raw(lake, source, twin())  # a journal that comes later is taken in
@@ -172,7 +173,7 @@ def test_quarantine_moves_results_copies_sources_and_keeps_the_reason(lake: Lake
     put = lake.quarantine("signals", mine, "velocity 900 km/h, limit 120")
     assert not mine.exists()
     assert put.read_text() == "bad"
-    assert put.is_relative_to(lake.root / "quarantine" / "signals")
+    assert within(put, lake.root / "quarantine" / "signals")
     note = json.loads(put.with_name(put.name + ".reason.json").read_text())
     assert note["reason"] == "velocity 900 km/h, limit 120"
     assert note["source"] == str(mine)
@@ -184,7 +185,7 @@ def test_quarantine_moves_results_copies_sources_and_keeps_the_reason(lake: Lake
 
     frame = pl.DataFrame({"velocity": [900.0, None]})
     place = lake.quarantine("signals", frame, "too fast", name="a.blf")
-    assert pl.read_parquet(place).equals(frame)
+    assert pl.read_parquet(local_copy(place)).equals(frame)
     assert lake.quarantine("signals", frame, "too fast", name="a.blf") == place
 
 
@@ -245,10 +246,10 @@ def test_episodes_replaced_while_they_are_listed_are_no_damage(
     log = RawLog("v", "2026-01-05", "a.blf", lake.raw("v", "2026-01-05", "a.blf"))
     manifest, new = lake.episodes_manifest(log), lake.episode(log, "b" * 8, 0)
     new.parent.mkdir(parents=True)
-    new.touch()
+    new.write_bytes(b"")
     read_json = lake_module.read_json
 
-    def just_before_the_stage_ends(path: Path) -> dict[str, object]:
+    def just_before_the_stage_ends(path: AnyPath) -> dict[str, object]:
         monkeypatch.setattr(lake_module, "read_json", read_json)
         content = read_json(path)
         manifest.write_text(json.dumps({"episodes": [{"file": new.name}]}))

@@ -13,6 +13,7 @@ import pytest
 from tests.storage.replay_episodes import coded_episode
 from tspace_core.config import TorqueMap, Vehicle, load_vehicle
 from tspace_core.errors import StorageError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.records.episode import Episode
 from tspace_core.storage import episodes_table, files
 from tspace_core.storage.catalogue import Catalogue
@@ -32,7 +33,12 @@ KEY = "twin_truck/2026-01-05/online-080000-0007"
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
+def lake(place: AnyPath) -> Lake:
+    return Lake(place)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
@@ -76,7 +82,7 @@ def test_pieces_become_visible_at_once_with_log_and_map(lake: Lake, vehicle: Veh
         "agent",
     )
     assert json.loads(lake.training_log(log).read_text()) == {"records": [1]}
-    assert TorqueMap.from_csv(lake.last_live_map(log)) == default
+    assert TorqueMap.from_csv(local_copy(lake.last_live_map(log))) == default
     assert read_online_summary(lake, KEY) == summary.model_copy(update={"reused": True})
     assert lake.episode_logs() == [log]
 
@@ -134,8 +140,9 @@ def test_pieces_of_another_episode_are_refused(lake: Lake, vehicle: Vehicle) -> 
 
 @pytest.mark.parametrize("fails_at", range(5))
 def test_a_disk_that_is_full_at_any_file_leaves_nothing(
-    lake: Lake, vehicle: Vehicle, monkeypatch: pytest.MonkeyPatch, fails_at: int
+    on_disk: Lake, vehicle: Vehicle, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
+    lake = on_disk
     synced = 0
     sync = files._sync
 

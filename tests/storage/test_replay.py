@@ -1,5 +1,6 @@
 """What training relies on: records come back whole, from one episode, in an order the seed decides."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,15 +10,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.storage.replay_episodes import STATE_DIM, coded_episode
 from tspace_core.errors import StorageError
+from tspace_core.objects.path import AnyPath
 from tspace_core.records.episode import Episode
 from tspace_core.storage.replay import Replay, ReplayBatch, build_replay, versions_of
 
 
 def some(*lengths: int) -> list[Episode]:
     return [coded_episode(number, records) for number, records in enumerate(lengths, start=1)]
+
+
+def save(path: AnyPath, values: NDArray[np.int64]) -> None:
+    file = io.BytesIO()
+    np.save(file, values)
+    path.write_bytes(file.getvalue())
 
 
 def check_origin(batch: ReplayBatch) -> None:
@@ -45,8 +54,8 @@ def test_records_are_whole_and_never_cross_episodes(
     replay.verify()
 
 
-def test_every_record_can_be_drawn_equally_often(tmp_path: Path) -> None:
-    replay = build_replay(tmp_path / "r", some(5, 1, 4))
+def test_every_record_can_be_drawn_equally_often(place: AnyPath) -> None:
+    replay = build_replay(place / "r", some(5, 1, 4))
     draws = replay.sample(20_000, np.random.default_rng(3)).rewards
     _, counts = np.unique(draws, return_counts=True)
     assert len(counts) == 10
@@ -79,8 +88,8 @@ def test_only_a_true_end_is_terminal(tmp_path: Path) -> None:
     assert replay.pick(np.arange(8)).terminals.tolist() == [0, 0, 1, 0, 0, 0, 0, 1]
 
 
-def test_equal_episodes_make_no_new_version(tmp_path: Path) -> None:
-    root = tmp_path / "r"
+def test_equal_episodes_make_no_new_version(place: AnyPath) -> None:
+    root = place / "r"
     first = build_replay(root, some(4, 5))
     again = build_replay(root, some(4, 5))
     assert again.directory == first.directory == root / "000001"
@@ -98,16 +107,16 @@ def test_hash_does_not_depend_on_the_place(tmp_path: Path) -> None:
     assert a.content_sha256 == b.content_sha256
 
 
-def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_source_that_fails_leaves_nothing(place: AnyPath) -> None:
     def broken() -> Iterator[Episode]:
         yield coded_episode(1, 4)
         message = "disk gone"
         raise OSError(message)
 
-    build_replay(tmp_path / "r", some(2))
+    build_replay(place / "r", some(2))
     with pytest.raises(OSError, match="disk gone"):
-        build_replay(tmp_path / "r", broken())
-    assert [path.name for path in (tmp_path / "r").iterdir()] == ["000001"]
+        build_replay(place / "r", broken())
+    assert [path.name for path in (place / "r").iterdir()] == ["000001"]
 
 
 def test_episodes_are_taken_one_at_a_time(tmp_path: Path) -> None:
@@ -178,46 +187,46 @@ def test_a_truncated_file_is_found_on_opening(tmp_path: Path) -> None:
         Replay.open(tmp_path / "r")
 
 
-def test_damaged_starts_are_found_on_opening(tmp_path: Path) -> None:
-    directory = build_replay(tmp_path / "r", some(9)).directory
-    np.save(directory / "starts.npy", np.arange(4))
+def test_damaged_starts_are_found_on_opening(place: AnyPath) -> None:
+    directory = build_replay(place / "r", some(9)).directory
+    save(directory / "starts.npy", np.arange(4))
     with pytest.raises(StorageError, match=r"starts\.npy: holds int64 \(4,\), expected int64 \(9,\)"):
-        Replay.open(tmp_path / "r")
+        Replay.open(place / "r")
     (directory / "starts.npy").write_bytes(b"")
     with pytest.raises(StorageError, match=r"starts\.npy: not readable"):
-        Replay.open(tmp_path / "r")
+        Replay.open(place / "r")
 
 
-def test_a_changed_manifest_is_found_on_opening(tmp_path: Path) -> None:
-    path = build_replay(tmp_path / "r", some(9)).directory / "manifest.json"
+def test_a_changed_manifest_is_found_on_opening(place: AnyPath) -> None:
+    path = build_replay(place / "r", some(9)).directory / "manifest.json"
     text = path.read_text()
     path.write_text(text.replace('"reward_kind": "energy"', '"reward_kind": "loss"'))
     with pytest.raises(StorageError, match="was changed or damaged"):
-        Replay.open(tmp_path / "r")
+        Replay.open(place / "r")
     path.write_text(text[:50])
     with pytest.raises(StorageError, match="not a replay manifest"):
-        Replay.open(tmp_path / "r")
+        Replay.open(place / "r")
 
 
-def test_verify_finds_a_flipped_bit_and_a_wrong_start(tmp_path: Path) -> None:
-    directory = build_replay(tmp_path / "r", some(9, 4)).directory
+def test_verify_finds_a_flipped_bit_and_a_wrong_start(place: AnyPath) -> None:
+    directory = build_replay(place / "r", some(9, 4)).directory
     rows = directory / "rows.f32"
     data = bytearray(rows.read_bytes())
     data[100] ^= 1
-    rows.write_bytes(data)
+    rows.write_bytes(bytes(data))
     with pytest.raises(StorageError, match=r"rows\.f32: sha256"):
-        Replay.open(tmp_path / "r").verify()
+        Replay.open(place / "r").verify()
     data[100] ^= 1
-    rows.write_bytes(data)
-    np.save(directory / "starts.npy", np.arange(13))
+    rows.write_bytes(bytes(data))
+    save(directory / "starts.npy", np.arange(13))
     with pytest.raises(StorageError, match=r"starts\.npy: differs"):
-        Replay.open(tmp_path / "r").verify()
+        Replay.open(place / "r").verify()
 
 
-def test_a_damaged_latest_version_is_followed_by_a_new_one(tmp_path: Path) -> None:
-    directory = build_replay(tmp_path / "r", some(3)).directory
+def test_a_damaged_latest_version_is_followed_by_a_new_one(place: AnyPath) -> None:
+    directory = build_replay(place / "r", some(3)).directory
     (directory / "rows.f32").write_bytes(b"")
-    replay = build_replay(tmp_path / "r", some(3))
+    replay = build_replay(place / "r", some(3))
     assert replay.directory.name == "000002"
     replay.verify()
 

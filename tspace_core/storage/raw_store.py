@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tspace_core.can.readers import TRIP_TABLE, WINDOW_LOG, detect_format, open_log
@@ -109,32 +110,49 @@ def _copy(source: AnyPath, log: RawLog, origin: dict[str, Any]) -> None:
     if isinstance(log.path, S3Path):
         # Only now is it known what the object is told by. Without it the hash is found by reading it all.
         origin.pop("mtime_ns")
-        write_text(log.origin, json.dumps({**origin, **_identity(log.path)}, indent=1))
+        origin.update(_identity(log.path))
+    if read_json(log.origin) != origin:  # or another writer's, whose log came too late
+        write_text(log.origin, json.dumps(origin, indent=1))
 
 
 def _leftover_origin(log: RawLog) -> str | None:
-    """What is told by of an origin that a killed writer left: it may be replaced; None: there is none."""
+    """By what an origin is told that a killed writer left, to be replaced; None: there is none.
+
+    Raises:
+        ObjectExistsError: its log is there.
+    """
     try:
-        return read_version(log.origin)[1]
+        seen = read_version(log.origin)[1]
     except (FileNotFoundError, ObjectMissingError):
         return None
+    if log.path.is_file():
+        message = f"{log.path} was stored by someone else meanwhile: look at it again"
+        raise ObjectExistsError(message)
+    return seen
+
+
+def _origin_of(log: RawLog) -> dict[str, Any]:
+    """What is kept beside a log; nothing of one that was put into the lake by hand."""
+    if isinstance(log.origin, Path) and not log.origin.is_file():
+        return {}
+    try:
+        return read_json(log.origin)
+    except ObjectMissingError:
+        return {}
 
 
 def content_hash(log: RawLog) -> str:
     """Return the content hash of a raw log; kept beside it as long as size and time of change (ETag) stay."""
     identity = _identity(log.path)
-    if log.origin.is_file():
-        origin = read_json(log.origin)
-        if {name: origin.get(name) for name in identity} == identity:
-            return str(origin["sha256"])
+    origin = _origin_of(log)
+    if origin and {name: origin.get(name) for name in identity} == identity:
+        return str(origin["sha256"])
     return sha256(log.path)
 
 
 def driver_of(log: RawLog, vehicle: Vehicle) -> str:
     """Return who drove: as it was stored with the log, else the driver of the vehicle's file."""
-    if log.origin.is_file():
-        return str(read_json(log.origin).get("driver", vehicle.driver))
-    return vehicle.driver
+    return str(_origin_of(log).get("driver", vehicle.driver))
 
 
 def utc_clock(
@@ -151,7 +169,7 @@ def utc_clock(
     if start is not None:
         return _ns(start), "log_header"
     midnight = datetime.fromisoformat(log.date).replace(tzinfo=UTC)
-    by_file = log.origin.is_file() and read_json(log.origin).get("date_source") == "file_modified"
+    by_file = _origin_of(log).get("date_source") == "file_modified"
     return _ns(midnight), "file_modified" if by_file else "date_folder"
 
 
