@@ -9,6 +9,7 @@ HEAVY = ("torch", "dagster", "polars", "numba", "mlflow", "pandas", "scipy", "as
 def test_the_bridge_imports_nothing_heavy() -> None:
     code = (
         "import sys; import tspace_core.bridge.bridge, tspace_core.cli.bridge, tspace_core.link.calibration; "
+        "import tspace_core.bridge.choice, tspace_core.bridge.remote, tspace_core.link.remote_can; "
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
