@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.objects.seaweed import S3
+from tests.online.stage import wait_until
 from tests.twin.cloud.told import PATIENCE_S, Told, code_of, four_rows, get_signal, set_torque
 from tspace_core.can.box_window import decode_window
 from tspace_core.config import Vehicle, load_site
@@ -61,6 +62,16 @@ def test_spoilt_links(s3: S3, vehicle: Vehicle) -> None:
         bucket, key = ask("wrong_vin")
         assert vehicle.vin not in key
         assert json.loads(store.get(key))["vin"] != vehicle.vin
+        _, key = ask("huge_object,value=5")
+        info = store.head(key)
+        assert info is not None
+        assert info.size > 5_000_000
+        began = time.monotonic()
+        _, key = ask("late_object,value=1")
+        if store.head(key) is None:
+            wait_until(lambda: store.head(key) is not None, "the late object")
+        assert time.monotonic() - began >= 1.0
+        assert decode_window(json.loads(store.get(key)), vehicle, near_ns=time.time_ns()).reason == ""
         bucket, key = ask("missing_object")
         assert (bucket, store.head(key)) == (s3.bucket, None)
         bucket, key = ask("foreign_link")

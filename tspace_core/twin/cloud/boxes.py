@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse, Response
 
 T = TypeVar("T")
 
-GRACE_S = 2.0
-"""A box counts as connected for so long between two polls."""
+GRACE_S = 5.0
+"""A box counts as connected for so long between two polls; one whose connection broke does not."""
 LONGEST_POLL_S = 60.0
 
 

@@ -32,6 +32,8 @@ After the call, which is carried out:
 | wrong_vin | it names another vin, in a link too |
 | foreign_link | its link leads to another bucket |
 | missing_object | its link leads to nothing |
+| late_object | its link leads to an object that is uploaded ``value`` s later, 1 unless told |
+| huge_object | its link leads to an object of ``value`` MB, 50 unless told |
 | nan, nan_literal | a sample is the string or the bare word NaN |
 | strings | all numbers are decimal strings, which is valid |
 | ragged | units of 47 and 53 samples, which is valid |
@@ -64,6 +66,8 @@ Spoilt = Literal[
     "wrong_vin",
     "foreign_link",
     "missing_object",
+    "late_object",
+    "huge_object",
     "nan",
     "nan_literal",
     "strings",
@@ -77,7 +81,15 @@ Spoilt = Literal[
 CALLS: tuple[str, ...] = get_args(Call)
 INSTEAD: tuple[str, ...] = get_args(Instead)
 KINDS: tuple[str, ...] = (*INSTEAD, *get_args(Spoilt))
-_DEFAULTS = {"status": 503.0, "code": -1.0, "slow": 5.0, "huge": 50.0, "huge_stream": 50.0}
+_DEFAULTS = {
+    "status": 503.0,
+    "code": -1.0,
+    "slow": 5.0,
+    "huge": 50.0,
+    "huge_stream": 50.0,
+    "late_object": 1.0,
+    "huge_object": 50.0,
+}
 _SHIFT_S = 3600.0
 
 

@@ -41,9 +41,10 @@ from tspace_core.twin.cloud.answers import (
 from tspace_core.twin.cloud.boxes import Boxes, CallerGone, Offline, TooLate, while_wanted
 from tspace_core.twin.cloud.faults import INSTEAD, RemoteFault, RemoteFaults, parse_remote_fault, remote_fault
 from tspace_core.twin.cloud.http_server import HttpServer
-from tspace_core.twin.cloud.spoil import OTHER_VIN, spoil_window, spoils_window
+from tspace_core.twin.cloud.spoil import spoil_window
+from tspace_core.twin.cloud.stored import StoredWindows
 from tspace_core.twin.cloud.truck import quiet
-from tspace_core.twin.cloud.windows import Place, Window
+from tspace_core.twin.cloud.windows import Place
 from tspace_core.twin.live_events import Tell
 from tspace_core.twin.truck import twin_parameters
 
@@ -133,7 +134,7 @@ class RemoteCanService:
         if len(self._vehicles) < len(vehicles):
             message = f"of {len(vehicles)} vehicles only {len(self._vehicles)} have a vin of their own"
             raise TwinError(message)
-        self._place = place
+        self._stored = StoredWindows(place)
         self._tell = tell
         self.faults = RemoteFaults(self._options.faults)
         self._calls = {vin: _Calls() for vin in self._vehicles}
@@ -281,17 +282,16 @@ class RemoteCanService:
         )
         _check(found)
         window, link = found.get("result"), found.get("link")
-        for_body = self._options.answer == "body" or link is None
-        spoilt = [fault for fault in hits if spoils_window(fault)]
-        if window is None and (for_body or spoilt):
-            window = await asyncio.to_thread(self._read, link)
-        for fault in spoilt:
-            window = spoil_window(window or {}, fault)
-        if for_body:
-            return {"success": True, "result": window}
-        if spoilt:
-            link = await asyncio.to_thread(self._rewrite, vehicle.vin, str(link), window, spoilt)
-        return {"success": True, "oss_link": link}
+        try:
+            if link is not None and self._options.answer == "link":
+                return {"success": True, "oss_link": await self._stored.spoilt(vehicle.vin, link, hits)}
+            if window is None:
+                window = await self._stored.window(str(link))
+        except (ObjectError, ValueError) as error:
+            raise _Refused(NO_DATA) from error
+        for fault in hits:
+            window = spoil_window(window, fault)
+        return {"success": True, "result": window}
 
     async def _torque(
         self, vehicle: Vehicle, content: dict[str, Any], hits: Sequence[RemoteFault]
@@ -310,25 +310,6 @@ class RemoteCanService:
         command = {"do": "torque", "first_row": first_row, "rows": rows.tolist(), "abswitch": switch}
         _check(await self._boxes.ask(vehicle.vin, command, self._options.torque_s))
         return {"success": True}
-
-    def _read(self, link: object) -> Window:
-        if self._place is None:
-            message = f"the box uploaded {link}, but the service knows no storage; give it --storage"
-            raise TwinError(message)
-        try:
-            return self._place.get(str(link))
-        except (ObjectError, ValueError) as error:
-            raise _Refused(NO_DATA) from error
-
-    def _rewrite(self, vin: str, link: str, window: Window | None, hits: Sequence[RemoteFault]) -> str:
-        """Upload a spoilt window in the place of the good one, or below another vin."""
-        if self._place is None:
-            message = f"the window at {link} cannot be spoilt without a storage; give --storage"
-            raise TwinError(message)
-        key = link.removeprefix(self._place.link(""))
-        if any(fault.kind == "wrong_vin" for fault in hits):
-            key = key.replace(vin, OTHER_VIN, 1)
-        return self._place.put(key, window or {})
 
     async def _state(self, request: Request) -> Response:
         del request
