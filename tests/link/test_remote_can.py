@@ -54,6 +54,7 @@ def test_both_calls_send_what_the_wire_contract_says(server: RemoteServer) -> No
     assert np.shape(whole.body["torque"]) == (14, 17)
     assert window.headers["authorization"] == SECRET
     assert window.headers["content-type"] == "application/json"
+    assert window.headers["accept-encoding"] == "identity"
     assert server.connections == 1  # kept alive
 
 
