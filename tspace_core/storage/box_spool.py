@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tspace_core.errors import StorageError
 from tspace_core.storage.box_drives import Held
 
 _TIDY_BYTES = 1 << 20
@@ -17,7 +18,7 @@ class Spool:
     """One vehicle's lines, appended; nothing is synced.
 
     Args:
-        path: the file; made when something is written.
+        path: the file, in a folder that is there; made when something is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,12 +26,19 @@ class Spool:
         self._end = path.stat().st_size if path.is_file() else 0
 
     def append(self, line: bytes) -> tuple[int, int]:
-        """Write a line that ends in a line break; return its offset and length, bytes."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("r+b" if self.path.exists() else "wb") as file:
-            file.seek(self._end)
-            file.write(line)
-            file.truncate()
+        """Write a line that ends in a line break; return its offset and length, bytes.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.ftruncate(file, self._end)  # a line that was cut off is gone
+            if os.pwrite(file, line, self._end) != len(line):
+                message = f"{self.path}: not all of {len(line)} bytes were written; make room on the disk"
+                raise StorageError(message)
+        finally:
+            os.close(file)
         place = self._end, len(line)
         self._end += len(line)
         return place
