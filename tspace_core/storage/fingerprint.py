@@ -16,6 +16,8 @@ def fingerprint(**inputs: Any) -> str:
 
 def vehicle_config(vehicle: Vehicle) -> dict[str, Any]:
     """Return what of a vehicle's file can change its signals and episodes, offline."""
-    other = {"description", "vin", "guard", "twin", "bus", "xcp", "ports", "online"}
+    other = {"description", "vin", "guard", "twin", "interface", "remote", "bus", "xcp", "ports", "online"}
     config: dict[str, Any] = vehicle.model_dump(mode="json", exclude=other)
+    if vehicle.remote is not None:
+        config["sign"] = vehicle.remote.sign  # of all that is said of its telematics box
     return config
