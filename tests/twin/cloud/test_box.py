@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.link.test_channel_tls import made
-from tests.twin.cloud.told import PATIENCE_S, Told, code_of, four_rows, get_signal, set_torque
+from tests.twin.cloud.told import PATIENCE_S, Told, ask, code_of, four_rows, get_signal, set_torque
 from tspace_core.can.box_window import decode_window
 from tspace_core.config import Vehicle
 from tspace_core.config.remote import RemoteConfig
@@ -210,17 +210,17 @@ def test_two_boxes_on_one_service(vehicle: Vehicle) -> None:
         with driving(trucks[0]), driving(trucks[1]), connected(boxes[0]), connected(boxes[1]):
             answers: dict[str, Any] = {}
 
-            def ask(vin: str) -> None:
+            def fetch(vin: str) -> None:
                 answers[vin] = get_signal(service.url, vin, 4).json()
 
-            threads = [threading.Thread(target=ask, args=(each.vin,)) for each in both]
+            threads = [threading.Thread(target=fetch, args=(each.vin,)) for each in both]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join(PATIENCE_S)
             rows = four_rows(vehicle).tolist()
             assert set_torque(service.url, both[1].vin, rows, 2).json() == {"success": True}
-            found = httpx.get(f"{service.root}/twin/state", trust_env=False).json()["vehicles"]
+            found = ask("GET", f"{service.root}/twin/state").json()["vehicles"]
     assert all(answers[each.vin]["success"] is True for each in both)
     assert [found[each.vin]["page"] for each in both] == ["reference", "live"]
     assert [found[each.vin]["connections_at_once"] for each in both] == [1, 1]
@@ -253,7 +253,7 @@ def test_a_service_that_is_gone_and_back(vehicle: Vehicle, told: Told) -> None:
         told.wait("box_lost", 1)
         with RemoteCanService([vehicle], options) as again:
             told.wait("box_connected", 2)
-            found = httpx.get(f"{again.root}/twin/state", trust_env=False).json()["vehicles"][vehicle.vin]
+            found = ask("GET", f"{again.root}/twin/state").json()["vehicles"][vehicle.vin]
             assert found["page"] == "live", "the service learns again what is in the vehicle"
             assert get_signal(again.url, vehicle.vin).json()["success"] is True
 
@@ -271,7 +271,7 @@ def test_a_box_that_is_too_slow(vehicle: Vehicle) -> None:
 def test_a_caller_who_leaves_ends_its_call(twin: CloudTwin, vehicle: Vehicle) -> None:
     with suppress(httpx.ReadTimeout):
         content = {"vin": vehicle.vin, "signal_duration": 60}
-        httpx.post(f"{twin.url}/get_signal", json=content, timeout=0.2, trust_env=False)
+        ask("POST", f"{twin.url}/get_signal", json=content, timeout=0.2)
     assert get_signal(twin.url, vehicle.vin, 1).json()["success"] is True
     assert twin.state()["calls_now"] == 0
 
@@ -303,7 +303,7 @@ def test_a_service_with_tls(vehicle: Vehicle, tmp_path: Path) -> None:
                 get_signal(twin.url, vehicle.vin, verify=trusted)
         assert twin.state()["connected"] is True
         with pytest.raises(httpx.ConnectError):
-            get_signal(twin.url, vehicle.vin)
+            get_signal(twin.url, vehicle.vin, verify=True)
 
 
 def test_options_that_contradict_each_other(vehicle: Vehicle) -> None:

@@ -4,11 +4,10 @@ import json
 import re
 from collections.abc import Callable
 
-import httpx
 import numpy as np
 import pytest
 
-from tests.twin.cloud.told import PATIENCE_S, code_of, four_rows, get_signal, set_torque
+from tests.twin.cloud.told import ask, code_of, four_rows, get_signal, set_torque
 from tspace_core.config import Vehicle
 from tspace_core.twin.cloud.live_cloud import CloudTwin
 
@@ -122,7 +121,7 @@ def test_wrong_parameters(twin: CloudTwin, vehicle: Vehicle, first_row: object, 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"{}", b'{"vin": 5}', b"\xff\xfe"])
 @pytest.mark.parametrize("call", ["get_signal", "set_torque"])
 def test_bodies_that_say_nothing(twin: CloudTwin, call: str, content: bytes) -> None:
-    answer = httpx.post(f"{twin.url}/{call}", content=content, timeout=PATIENCE_S, trust_env=False)
+    answer = ask("POST", f"{twin.url}/{call}", content=content)
     assert code_of(answer) == "206"
 
 
@@ -130,9 +129,9 @@ def test_an_unknown_vin_and_an_unknown_call(twin: CloudTwin, vehicle: Vehicle) -
     assert code_of(get_signal(twin.url, "NOBODYSVIN0000001")) == "303"
     assert code_of(set_torque(twin.url, "NOBODYSVIN0000001", four_rows(vehicle).tolist())) == "303"
     for path in ("get_signals", "", "get_signal/x"):
-        answer = httpx.post(f"{twin.url}/{path}", json={}, timeout=PATIENCE_S, trust_env=False)
+        answer = ask("POST", f"{twin.url}/{path}", json={})
         assert code_of(answer) == "202"
-    assert code_of(httpx.get(f"{twin.url}/get_signal", timeout=PATIENCE_S, trust_env=False)) == "202"
+    assert code_of(ask("GET", f"{twin.url}/get_signal")) == "202"
 
 
 def test_the_drivers_switch_is_code_2(twin: CloudTwin, vehicle: Vehicle) -> None:

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.twin.cloud.told import PATIENCE_S, code_of, four_rows, get_signal, set_torque
+from tests.twin.cloud.told import PATIENCE_S, ask, code_of, four_rows, get_signal, set_torque
 from tspace_core.can.box_window import decode_window
 from tspace_core.config import Vehicle
 from tspace_core.errors import TwinError
@@ -85,9 +85,7 @@ def test_a_lost_answer_leaves_the_rows_in_effect(twin: CloudTwin, vehicle: Vehic
 def test_answers_of_50_megabytes(twin: CloudTwin, vehicle: Vehicle, kind: str) -> None:
     twin.fault(kind)
     content = {"vin": vehicle.vin, "signal_duration": 1}
-    with httpx.stream(
-        "POST", f"{twin.url}/get_signal", json=content, timeout=PATIENCE_S, trust_env=False
-    ) as answer:
+    with httpx.stream("POST", f"{twin.url}/get_signal", json=content) as answer:
         announced = answer.headers.get("content-length")
         assert (announced is not None) == (kind == "huge")
         if announced is not None:
@@ -162,7 +160,7 @@ def test_a_call_that_hangs_is_counted_until_its_caller_goes(
     before = twin.state()
     twin.fault("hang")
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{twin.url}/{name}", json={"vin": vehicle.vin}, timeout=0.3, trust_env=False)
+        ask("POST", f"{twin.url}/{name}", json={"vin": vehicle.vin}, timeout=0.3)
     assert call(twin, vehicle, name).json()["success"] is True
     state = twin.state()
     assert state["calls"][name] == before["calls"].get(name, 0) + 2
@@ -172,16 +170,16 @@ def test_a_call_that_hangs_is_counted_until_its_caller_goes(
 def test_faults_by_http(twin: CloudTwin, vehicle: Vehicle) -> None:
     url = f"{twin.url}/twin/faults"
     fields = {"kind": "code", "call": "set_torque", "value": 310, "count": 2, "after": 1}
-    httpx.post(url, json=fields, timeout=PATIENCE_S, trust_env=False).raise_for_status()
+    ask("POST", url, json=fields).raise_for_status()
     found = [call(twin, vehicle, "set_torque").json()["success"] for _ in range(4)]
     assert found == [True, False, False, True]
     words = {"fault": "status,value=502,count=all"}
-    httpx.post(url, json=words, timeout=PATIENCE_S, trust_env=False).raise_for_status()
+    ask("POST", url, json=words).raise_for_status()
     assert [call(twin, vehicle, name).status_code for name in CALLS] == [502, 502]
-    httpx.delete(url, timeout=PATIENCE_S, trust_env=False).raise_for_status()
+    ask("DELETE", url).raise_for_status()
     assert call(twin, vehicle, "set_torque").json() == {"success": True}
     for wrong in ({"fault": "nonsense"}, {"kind": "code", "value": "x"}, {}, ["code"]):
-        answer = httpx.post(url, json=wrong, timeout=PATIENCE_S, trust_env=False)
+        answer = ask("POST", url, json=wrong)
         assert answer.status_code == 400
         assert answer.json()["error"]
 
@@ -234,10 +232,10 @@ def test_faults_of_parallel_calls_are_given_out_once() -> None:
     faults = RemoteFaults([parse_remote_fault("drop,count=50")])
     hits: list[int] = []
 
-    def ask() -> None:
+    def take() -> None:
         hits.append(sum(bool(faults.hit("get_signal")) for _ in range(100)))
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

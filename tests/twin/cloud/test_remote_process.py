@@ -1,7 +1,6 @@
 """``tspace twin --remote`` as a person starts it, in one process and in parts."""
 
 import signal
-import socket
 import time
 
 import pytest
@@ -55,16 +54,6 @@ def test_box_and_service_in_two_processes(vehicle: Vehicle) -> None:
             box.process.wait(PATIENCE_S)
         assert code_of(get_signal(cloud.url, vehicle.vin)) in ("301", "304")
         assert cloud.stop() == 0
-
-
-def test_a_port_that_is_taken(vehicle: Vehicle) -> None:
-    del vehicle
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        again = remote_twin_process("--part", "cloud", "--port", str(taken.getsockname()[1]))
-        with pytest.raises(AssertionError, match="ended before started"), again:
-            pytest.fail("two services on one port")
 
 
 def test_a_scripted_hmi_over_the_message_queue(vehicle: Vehicle) -> None:

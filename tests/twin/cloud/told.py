@@ -35,16 +35,21 @@ class Told:
         return self.named(name)[count - 1]
 
 
+def ask(method: str, url: str, **more: Any) -> httpx.Response:
+    """A request; without loading the authorities that plain http needs none of."""
+    return httpx.request(method, url, **{"timeout": PATIENCE_S, "trust_env": False, "verify": False, **more})
+
+
 def get_signal(url: str, vin: str, seconds: object = 1, **more: Any) -> httpx.Response:
     content = {"vin": vin, "signal_duration": seconds}
-    return httpx.post(f"{url}/get_signal", json=content, timeout=PATIENCE_S, trust_env=False, **more)
+    return ask("POST", f"{url}/get_signal", **{"json": content, **more})
 
 
 def set_torque(
     url: str, vin: str, rows: object, first_row: object = 0, *, switch: object = False, **more: Any
 ) -> httpx.Response:
     content = {"vin": vin, "torque": rows, "abswitch": switch, "start_line": first_row}
-    return httpx.post(f"{url}/set_torque", json=content, timeout=PATIENCE_S, trust_env=False, **more)
+    return ask("POST", f"{url}/set_torque", **{"json": content, **more})
 
 
 def four_rows(vehicle: Vehicle, first_row: int = 2, less_nm: float = 20.0) -> NDArray[np.float32]:

@@ -166,7 +166,8 @@ class CloudTwin:
     def _ask(self, method: str, name: str, **content: Any) -> dict[str, Any]:
         authorization = self._options.service.authorization
         headers = {} if authorization is None else {"authorization": authorization}
-        verify = True if self._options.ca is None else _context(self._options.ca)
+        ca = self._options.ca
+        verify = self._root.startswith("https") if ca is None else _context(ca)
         answer = httpx.request(
             method,
             f"{self._root}/twin/{name}",
