@@ -297,3 +297,13 @@ def test_a_server_without_tls_is_not_spoken_to_where_tls_is_asked_for(double: Ro
     consumer = RmqConsumer(QueueServers((double.endpoints,)), TOPIC, "group")
     with pytest.raises(QueueError, match="UNAVAILABLE"):
         consumer.receive()
+
+
+@pytest.mark.parametrize("first", ["mlflow", "rocketmq"])
+def test_the_client_and_mlflow_load_in_one_process(first: str) -> None:
+    """Both bring a file called service.proto, and a run that is tracked needs both."""
+    mlflow, rocketmq = "import mlflow.protos.service_pb2", "vendor().protocol.SendMessageRequest()"
+    order = (mlflow, rocketmq) if first == "mlflow" else (rocketmq, mlflow)
+    code = "\n".join(("from tspace_core.link.rocketmq_vendor import vendor", *order, "print('both')"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "both\n", done.stderr[-2000:]

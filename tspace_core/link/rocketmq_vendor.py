@@ -3,6 +3,9 @@
 Importing ``rocketmq`` makes ``~/logs/rocketmq_python`` and opens a log of up to 1.1 GB there. Here its
 logging module is stood in for before it is looked for, so HOME is neither written nor changed; its records go
 to ``data_dir/logs/rocketmq.log``. It is imported where it is needed: that takes some 0.2 s.
+
+Its protocol files are called ``service.proto`` and the like, as MLflow's are, and protobuf takes each name
+once in a process. The vendor's are registered below a folder of their own: both load, in any order.
 """
 
 import importlib
@@ -14,6 +17,8 @@ import threading
 import traceback
 import types
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +28,7 @@ from tspace_core.errors import QueueError
 LOGGER = "rocketmq-python-client"
 _LOG_MODULE = "rocketmq.v5.log.log_config"
 _LOG_BYTES = 4 << 20
+_PACKAGE, _FOLDER = "apache.rocketmq.v2", "apache/rocketmq/v2/"
 _lock = threading.Lock()
 
 
@@ -53,7 +59,7 @@ def vendor() -> Vendor:
             stand_in.logger = _logger()  # type: ignore[attr-defined]
             sys.modules.setdefault(_LOG_MODULE, stand_in)
         try:
-            with warnings.catch_warnings():
+            with _files_of_their_own(), warnings.catch_warnings():
                 # Generated code for other versions of protobuf and grpc warns; the tests prove that it works.
                 warnings.simplefilter("ignore")
                 return Vendor(
@@ -65,6 +71,38 @@ def vendor() -> Vendor:
                 "TSPACE_HMI__SOURCE to udp or dummy"
             )
             raise QueueError(message) from error
+
+
+class _Pool:
+    """Protobuf's pool of files, where the vendor's get a folder of their own."""
+
+    def __init__(self, pool: Any, file_type: Any) -> None:
+        self._pool, self._file_type = pool, file_type
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def AddSerializedFile(self, content: bytes) -> Any:  # noqa: N802 - protobuf's name
+        file = self._file_type.FromString(content)
+        if file.package != _PACKAGE:  # another thread loads something else meanwhile
+            return self._pool.AddSerializedFile(content)
+        file.name = _FOLDER + file.name
+        for place, needed in enumerate(file.dependency):
+            if not needed.startswith("google/"):
+                file.dependency[place] = _FOLDER + needed
+        return self._pool.AddSerializedFile(file.SerializeToString())
+
+
+@contextmanager
+def _files_of_their_own() -> Iterator[None]:
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
+    default, file_type = descriptor_pool.Default, descriptor_pb2.FileDescriptorProto
+    descriptor_pool.Default = lambda: _Pool(default(), file_type)
+    try:
+        yield
+    finally:
+        descriptor_pool.Default = default
 
 
 def _logger() -> logging.Logger:
