@@ -42,6 +42,7 @@ from tspace_core.config import Vehicle, load_vehicle
 from tspace_core.link.datagrams import Status, encode_status
 from tspace_core.link.endpoints import Endpoints
 from tspace_core.link.messages import Message, Propose
+from tspace_core.objects.path import AnyPath
 from tspace_core.online.avatar import Avatar, AvatarOptions, ResumeFrom
 from tspace_core.online.learner import LearnerFailed, LearnerProcess
 from tspace_core.online.learner_protocol import EpisodeLearned, LearnerSpec
@@ -179,7 +180,7 @@ class BusyLearner(LearnerProcess):
         del number, valid, timeout_s
         return LearnerFailed(cause="a benchmark does not wait for it", checkpoint=None, alive=True)
 
-    def stop(self, timeout_s: float = 1.0) -> Path | None:
+    def stop(self, timeout_s: float = 1.0) -> AnyPath | None:
         """End it."""
         return super().stop(timeout_s)
 

@@ -5,7 +5,7 @@
     python benchmarks/remote_service.py
 
 It says where it listens, as JSON, and ends when its standard input is closed; then it tells how long each
-answer took it (s, in their order). Windows follow one another in a time of their own, which runs ahead of the clock.
+answer took it (s, in their order). Windows follow one another in a time that runs ahead of the clock.
 """
 
 import json

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from interleaved import Result, arguments, left_out, median_ratio, off_stdout, seconds_in_turns, show
 
+from tspace_core.objects.path import local_copy
 from tspace_core.records.episode import Episode
 from tspace_core.records.meta import EpisodeMeta
 from tspace_core.storage.replay import Replay, build_replay
@@ -135,7 +136,7 @@ def cpprb(replay: Replay, batch: int) -> Callable[[], object]:
 
 
 def memory_copy(replay: Replay, batch: int) -> Callable[[], object]:
-    rows = np.fromfile(replay.directory / "rows.f32", np.float32)
+    rows = np.fromfile(local_copy(replay.directory / "rows.f32"), np.float32)
     size = batch * (2 * STATE_DIM + ACTION_DIM + 2)
     target = np.empty(size, np.float32)
     generator = np.random.default_rng(2)

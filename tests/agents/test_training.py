@@ -11,6 +11,7 @@ from tspace_core.agents import DDPG, CheckpointStore
 from tspace_core.agents.tracking import NullTracker, Status
 from tspace_core.agents.training import SeriesPoint, train_offline
 from tspace_core.errors import AgentError, CheckpointError
+from tspace_core.objects.path import AnyPath
 from tspace_core.records.episode import Episode
 from tspace_core.storage.replay import Replay, build_replay
 
@@ -34,7 +35,7 @@ def new_agent(seed: int = 5) -> DDPG:
     return DDPG(SMALL, STATE_DIM, 68, seed=seed)
 
 
-def everything(path: Path) -> dict[str, bytes]:
+def everything(path: AnyPath) -> dict[str, bytes]:
     """Content of all files of a checkpoint that do not carry the time."""
     return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "manifest.json"}
 

@@ -65,7 +65,7 @@ def store(
 
 
 def page(lake: Lake, vehicle: Vehicle, *keys: str, command: str = "") -> Page:
-    path = lake.root / "page.html"
+    path = lake.local / "page.html"
     write_online_report(path, lake=lake, vehicle=vehicle, keys=keys, command=command)
     return Page(path.read_text(encoding="utf-8"))
 

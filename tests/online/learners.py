@@ -77,6 +77,6 @@ def store_episode(root: Path, number: int, records: int, **meta: object) -> Epis
     return episode
 
 
-def state_of(checkpoint: Path) -> dict[str, bytes]:
+def state_of(checkpoint: AnyPath) -> dict[str, bytes]:
     """Content of all files of a checkpoint that do not carry the time."""
     return {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name != "manifest.json"}

@@ -14,6 +14,7 @@ from tests.online.fake_car import applied, begun, episode, windows
 from tspace_core.agents import DDPG, load_agent
 from tspace_core.config import TorqueMap
 from tspace_core.errors import BusError, OnlineError, StorageError
+from tspace_core.objects.path import local_copy
 from tspace_core.online.avatar import AvatarOptions
 from tspace_core.online.heartbeat import read_heartbeat
 from tspace_core.online.results import EpisodeResult
@@ -87,7 +88,7 @@ def test_what_is_stored_is_in_the_lake_with_training_log_and_map(tmp_path: Path)
     assert log["steps"][1]["latency_ms"] > 0
     assert log["steps"][1]["reward"] == pytest.approx(_rewards(result)[1])
     assert log["steps"][1]["applied_norm"] <= 1.0
-    live = TorqueMap.from_csv(lake.last_live_map(lake.log_of(result.key)))
+    live = TorqueMap.from_csv(local_copy(lake.last_live_map(lake.log_of(result.key))))
     assert live == run.car.live
 
 

@@ -12,6 +12,7 @@ from tests.online.fake_car import Answer, FakeCar, applied, begun, ended, episod
 from tspace_core.agents import DDPG
 from tspace_core.config import TorqueMap, Vehicle, load_site
 from tspace_core.errors import AgentError
+from tspace_core.objects.path import AnyPath
 from tspace_core.online.cruncher import LATE_FLASH, LATE_WINDOW, Cruncher, CruncherSetup, FinishedEpisode
 from tspace_core.online.driver_agent import DriverAgent
 from tspace_core.online.recording import Record
@@ -307,7 +308,7 @@ def test_weights_are_taken_over_at_the_border_that_the_vehicle_says(
     lessons, taken = Lessons(), []
 
     class Watching(SteadyAgent):
-        def take_over(self, weights: Path) -> bool:
+        def take_over(self, weights: AnyPath) -> bool:
             taken.append(len(self.states))
             return super().take_over(weights)
 

@@ -10,6 +10,7 @@ from tests.online.stage import VEHICLE, Process, Stage, events, stage, wait_even
 from tspace_core.agents import CheckpointStore
 from tspace_core.agents.tracking import Tracker
 from tspace_core.config import TorqueMap, load_vehicle
+from tspace_core.objects.path import local_copy
 from tspace_core.online.run_state import RunState
 from tspace_core.records.episode import RecordFlag
 from tspace_core.storage import episodes_table
@@ -72,7 +73,7 @@ def _check_lake(scene: Stage) -> None:
         told = json.loads(lake.training_log(log).read_text())
         assert told["learning"]["records"] > 0
         assert told["latency_ms"]["p50"] < 1000
-        live = TorqueMap.from_csv(lake.last_live_map(log))
+        live = TorqueMap.from_csv(local_copy(lake.last_live_map(log)))
         assert live != default
         assert (live.table >= default.table - np.float32(table.budget_nm)).all()
     assert flashed >= FLASHES

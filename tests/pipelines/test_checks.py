@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.pipelines.conftest import VEHICLE, Pipeline, error_text, materialized
+from tspace_core.objects.path import local_copy, local_folder
 from tspace_core.storage import frames_table
 from tspace_core.storage.frames_table import METADATA_KEY
 from tspace_core.storage.lake import Lake, RawLog
@@ -29,14 +30,14 @@ def spoil(path: Path, *columns: pl.Expr) -> None:
 
 def reasons(lake: Lake, kind: str) -> list[str]:
     """Reasons of what is in the quarantine."""
-    notes = sorted((lake.root / "quarantine" / kind).glob("*.reason.json"))
+    notes = sorted(local_folder(lake.root / "quarantine" / kind).glob("*.reason.json"))
     return [json.loads(note.read_text())["reason"] for note in notes]
 
 
 def test_bad_signals_stop_the_way_to_episodes(pipeline: Pipeline, lake: Lake, stored: RawLog) -> None:
     assert pipeline.run(["raw_can_logs", "can_frames", "can_signals"], stored.key).success
     path = lake.signals(stored)
-    spoil(path, pl.lit(900.0).cast(pl.Float32).alias("velocity"))
+    spoil(local_copy(path), pl.lit(900.0).cast(pl.Float32).alias("velocity"))
     result = pipeline.run(["can_signals", "episodes"], stored.key)
     assert not result.success
     assert materialized(result) == ["can_signals"], error_text(result)
@@ -50,7 +51,7 @@ def test_bad_signals_stop_the_way_to_episodes(pipeline: Pipeline, lake: Lake, st
 
 def test_signals_are_made_anew_after_the_quarantine(pipeline: Pipeline, lake: Lake, stored: RawLog) -> None:
     assert pipeline.run(["raw_can_logs", "can_frames", "can_signals"], stored.key).success
-    spoil(lake.signals(stored), pl.lit(-1.0).cast(pl.Float32).alias("thrust_age_s"))
+    spoil(local_copy(lake.signals(stored)), pl.lit(-1.0).cast(pl.Float32).alias("thrust_age_s"))
     assert not pipeline.run(["can_signals", "episodes"], stored.key).success
     result = pipeline.run(["can_signals", "episodes"], stored.key)
     assert result.success, error_text(result)
@@ -78,7 +79,7 @@ def test_signals_that_cannot_hold_their_schema_are_never_stored(
 def test_bad_episodes_are_withdrawn(pipeline: Pipeline, lake: Lake, stored: RawLog) -> None:
     assert pipeline.run(CHAIN, stored.key).success
     path = lake.episodes(stored)[0]
-    spoil(path, (pl.col("reward") * float("inf")).alias("reward"))
+    spoil(local_copy(path), (pl.col("reward") * float("inf")).alias("reward"))
     result = pipeline.run(["episodes"], stored.key)
     assert not result.success
     (evaluation,) = result.get_asset_check_evaluations()
@@ -94,7 +95,7 @@ def test_bad_episodes_are_withdrawn(pipeline: Pipeline, lake: Lake, stored: RawL
 def test_bad_episodes_do_not_reach_the_replay_buffer(pipeline: Pipeline, lake: Lake, stored: RawLog) -> None:
     assert pipeline.run(CHAIN, stored.key).success
     for path in lake.episodes(stored):
-        spoil(path, (pl.col("reward") * float("inf")).alias("reward"))
+        spoil(local_copy(path), (pl.col("reward") * float("inf")).alias("reward"))
     assert not pipeline.run(["episodes"], stored.key).success
     result = pipeline.run(["replay_buffer"], VEHICLE)
     assert not result.success
@@ -103,7 +104,7 @@ def test_bad_episodes_do_not_reach_the_replay_buffer(pipeline: Pipeline, lake: L
 
 def test_a_check_without_partition_looks_at_every_log(pipeline: Pipeline, lake: Lake, stored: RawLog) -> None:
     assert pipeline.run(CHAIN, stored.key).success
-    rows = len(pl.read_parquet(lake.signals(stored)))
+    rows = len(pl.read_parquet(local_copy(lake.signals(stored))))
     context = dg.build_asset_check_context()
     outcome = signals_schema(context, LakeResource(data_dir=str(lake.root)))
     assert isinstance(outcome, dg.AssetCheckResult)
@@ -116,7 +117,7 @@ def test_the_metadata_survives_spoiling(lake: Lake, pipeline: Pipeline, stored: 
     """The helper of these tests must not be what the check trips over."""
     assert pipeline.run(["raw_can_logs", "can_frames", "can_signals"], stored.key).success
     before = frames_table.read_metadata(lake.signals(stored))
-    spoil(lake.signals(stored), pl.col("velocity"))
+    spoil(local_copy(lake.signals(stored)), pl.col("velocity"))
     assert frames_table.read_metadata(lake.signals(stored)) == before
     assert pipeline.run(["can_signals"], stored.key).success
 

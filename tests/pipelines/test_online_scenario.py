@@ -32,6 +32,12 @@ FLASHES = 4
 """Flashes to see in an episode: enough records for it to be kept."""
 
 
+def start_daemon(found: Stage) -> Process:
+    """Dagster's daemon, which starts a code server and the runs."""
+    workspace = str(PROJECT / "workspace.yaml")
+    return found.run("daemon", [sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace])
+
+
 class Scene:
     """What a person at the truck, and one at Dagster's pages, sees and does."""
 
@@ -42,23 +48,12 @@ class Scene:
         self.twin = found.start("twin", "twin", "--hmi", "none", "--seed", "3")
         wait_event(self.twin, "ready")
         self.bridge = self.start_bridge()
-        self.daemon = self.start_daemon()
+        self.daemon = start_daemon(found)
 
     def start_bridge(self) -> Process:
         bridge = self.stage.start("bridge", "bridge", "--no-keys")
         bridge.wait_for(lambda line: "DISARMED" in line or "LOCKED" in line)
         return bridge
-
-    def start_daemon(self) -> Process:
-        command = [
-            sys.executable,
-            "-m",
-            "dagster._daemon",
-            "run",
-            "--workspace",
-            str(PROJECT / "workspace.yaml"),
-        ]
-        return self.stage.run("daemon", command)
 
     def tell(self) -> None:
         """What Dagster knows of the runs, to be shown where the test fails."""
@@ -199,7 +194,7 @@ def test_episodes_by_request_and_what_happens_when_things_die(scene: Scene, tmp_
     scene.daemon.kill()
     scene.wait_reference(killed)
     scene.bridge = scene.start_bridge()
-    scene.daemon = scene.start_daemon()
+    scene.daemon = start_daemon(scene.stage)
     scene.wait_status(fourth, Status.FAILURE)
     assert scene.instance.get_run_by_id(fourth.run_id) is not None
     scene.first_begin()

@@ -40,7 +40,7 @@ def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned(lake: Lake, drive: Path, tracking_store: Path) -> Lake:
     """A lake with the drive's episodes."""
     ingest_log(lake, drive, load_vehicle(VEHICLE))
-    shutil.copyfile(tracking_store, lake.root / "mlflow.db")
+    shutil.copyfile(tracking_store, lake.local / "mlflow.db")
     return lake
 
 
@@ -154,7 +154,7 @@ def test_a_vehicle_without_twin_is_reported_honestly(
     """Real trips all the way through Dagster, to an agent that cannot be driven."""
     log = store_raw(lake, real_trip(shared_data), load_vehicle("bmw_i3"))
     instance.add_dynamic_partitions(str(LOGS.name), [log.key])
-    shutil.copyfile(tracking_store, lake.root / "mlflow.db")
+    shutil.copyfile(tracking_store, lake.local / "mlflow.db")
     chain = ["raw_can_logs", "can_frames", "can_signals", "episodes"]
     result = pipeline.run(chain, log.key)
     assert result.success, error_text(result)
