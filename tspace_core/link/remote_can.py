@@ -299,7 +299,7 @@ class RemoteCanClient:
     def _expire(self, call: _Call, task: "asyncio.Task[Any]") -> None:
         if call.ended is None:
             call.expired = True
-        task.cancel()
+            task.cancel()
 
     def _stop(self) -> None:
         async def stop() -> None:

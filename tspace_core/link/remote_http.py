@@ -154,7 +154,6 @@ class ServiceConnection:
     """
 
     def __init__(self, url: str, authorization: str | None, ca: Path | None, config: RemoteConfig) -> None:
-
         if authorization is not None and not (authorization.isascii() and authorization.isprintable()):
             message = "TSPACE_REMOTE__AUTHORIZATION has characters that a header cannot carry; correct it"
             raise ConfigError(message)
