@@ -466,6 +466,21 @@ def test_one_key_ends_a_flash_that_hangs(tmp_path: Path) -> None:
     rig.arm()
 
 
+def test_one_key_while_the_reference_map_is_on_its_way_locks_nothing(tmp_path: Path) -> None:
+    """As at each run's end: the agent disarms, and is gone before the service has answered."""
+    rig, target = hanging_rig(tmp_path)
+    learned(rig)
+    target.hang = len(target.calls)
+    tripping = threading.Thread(target=lambda: rig.guard.trip("exit"))
+    tripping.start()
+    assert target.entered.wait(LIMIT_S)
+    rig.guard.interrupt("the agent is gone")
+    tripping.join(LIMIT_S)
+    assert (rig.state, rig.guard.cause, rig.guard.confirmed) == ("DISARMED", "exit", True)
+    assert rig.in_effect == rig.guard.live == rig.guard.reference
+    rig.arm()
+
+
 @pytest.mark.parametrize("what", ["arm", "tick"])
 def test_one_key_ends_a_try_that_hangs_and_makes_its_own(what: str, tmp_path: Path) -> None:
     rig, target = hanging_rig(tmp_path)

@@ -178,6 +178,8 @@ class RemoteGuard(GuardBase):
             self._believe()
         elif known:
             self._confirmed = True  # it was in effect and stays so where it is sent again in vain
+        elif self._falling:
+            return  # another try took this one's place: what comes of that one counts
         else:
             self._retried_ns, self._retry_s = self._now_ns(), FIRST_PAUSE_S
             self._lock_unconfirmed(problem)
