@@ -1,6 +1,8 @@
 """The store of one bucket against a real server: whole objects, conditions, parts, errors with words."""
 
-from collections.abc import Callable
+import http.server
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -269,3 +271,68 @@ def test_an_answer_that_breaks_off_is_read_again(
     failures[:] = [1] * 10
     with pytest.raises(ObjectServerError, match="then try again"):
         store.get("a")
+
+
+class Odd(http.server.BaseHTTPRequestHandler):
+    """A server that answers reads without Content-Length, and everything else with a page of HTML."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        if self.path.startswith("/b/chunked"):
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Mon, 05 Jan 2026 07:00:00 GMT")
+        self.end_headers()
+        for piece in (b"<html>", b"please log in<br>", b""):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_HEAD()
+
+
+@pytest.fixture
+def odd(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("TSPACE_S3__ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    settings.cache_clear()
+    yield ObjectStore("b")
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_answer_without_its_length_is_read_as_far_as_allowed(odd: ObjectStore) -> None:
+    content, info = odd.get_with_info("chunked", limit=23)
+    assert content == b"<html>please log in<br>"
+    assert (info.size, info.etag) == (23, "1")
+    with pytest.raises(ObjectError, match="has more than 22 bytes, allowed are 22"):
+        odd.get("chunked", limit=22)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda store: store.head("a"),
+        lambda store: store.get("a"),
+        lambda store: list(store.list()),
+        lambda store: store.copy("a", "b"),
+        lambda store: store.put("a", b"1"),
+    ],
+)
+def test_a_page_instead_of_an_answer_is_an_error_of_the_server(
+    odd: ObjectStore, act: Callable[[ObjectStore], object]
+) -> None:
+    with pytest.raises(ObjectServerError, match=r"s3://b/a? at http://127"):
+        act(odd)

@@ -88,7 +88,7 @@ def our_errors(client: Any, bucket: str, key: str, doing: str) -> Iterator[None]
 
     try:
         yield
-    except (ClientError, BotoCoreError, HTTPError, TimeoutError, ConnectionError) as error:
+    except (ClientError, BotoCoreError, HTTPError, TimeoutError, ConnectionError, KeyError) as error:
         place = f"s3://{bucket}/{key} at {client.meta.endpoint_url}"
         if isinstance(error, ClientError):
             raise _by_code(error, place, doing) from error
@@ -118,6 +118,9 @@ def _by_code(error: Any, place: str, doing: str) -> ObjectError:
 def _by_class(error: Exception, place: str, doing: str) -> ObjectError:
     from botocore import exceptions
 
+    if isinstance(error, KeyError):  # of a proxy's page, for example
+        lacking = f"{doing} {place}: the answer lacks {error}"
+        return ObjectServerError(f"{lacking}; check that TSPACE_S3__ENDPOINT leads to an object storage")
     said = f"{doing} {place}: {type(error).__name__}: {error}"
     credentials = (
         exceptions.NoCredentialsError,

@@ -87,16 +87,20 @@ class ObjectStore:
         def read() -> tuple[bytes, ObjectInfo]:
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
             with closing(answer["Body"]) as body:
-                info = _info(key, answer)
-                if limit is not None and info.size > limit:
-                    message = (
-                        f"s3://{self.bucket}/{key} at {self.endpoint} has {info.size} bytes, allowed are "
-                        f"{limit}: it was not read; check what wrote it"
-                    )
-                    raise ObjectError(message)
-                return body.read(), info
+                size = answer.get("ContentLength")  # not every server says it of what it makes as it sends
+                if limit is not None and (size or 0) > limit:
+                    raise self._too_large(key, f"has {size} bytes", limit)
+                bounded = size is None and limit is not None
+                content: bytes = body.read(limit + 1) if bounded else body.read()
+                if bounded and len(content) > limit:
+                    raise self._too_large(key, f"has more than {limit} bytes", limit)
+                return content, _info(key, {**answer, "ContentLength": len(content)})
 
         return self._tried(key, "read", read)
+
+    def _too_large(self, key: str, what: str, limit: int) -> ObjectError:
+        place = f"s3://{self.bucket}/{key} at {self.endpoint}"
+        return ObjectError(f"{place} {what}, allowed are {limit}: it was not read; check what wrote it")
 
     def blocks(self, key: str) -> Iterator[bytes]:
         """The content of an object block by block; one that breaks off in the middle is an error.
@@ -301,10 +305,13 @@ class ObjectStore:
         except (ObjectExistsError, ObjectMissingError) as error:
             # An answer may have been lost and the write tried again: then it is our own that is in the way.
             again = _retries(error.__cause__)
-            found = self._client.head_object(Bucket=self.bucket, Key=key) if writer and again else {}
-            if found.get("Metadata", {}).get(_WRITER) != writer or not writer:
+            if not (writer and again):
                 raise
-            return _info(key, found).etag
+            with our_errors(self._client, self.bucket, key, "look at"):
+                found = self._client.head_object(Bucket=self.bucket, Key=key)
+            if found.get("Metadata", {}).get(_WRITER) != writer:
+                raise
+            return etag_of(found)
 
 
 def _conditions(if_absent: bool, if_match: str | None) -> tuple[dict[str, Any], str | None]:  # noqa: FBT001
