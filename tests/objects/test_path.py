@@ -3,7 +3,9 @@
 import io
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from tspace_core.config.settings import settings
 from tspace_core.errors import ObjectError, ObjectMissingError
 from tspace_core.objects import cache
 from tspace_core.objects.path import AnyPath, S3Path, any_path, local_copy, local_folder, relative, within
+from tspace_core.objects.store import ObjectInfo, ObjectStore
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8).filter(
     lambda name: name not in (".", "..")
@@ -121,6 +124,46 @@ def test_a_local_copy_is_never_stale_and_never_changes(s3_folder: str) -> None:
     assert local_copy(path) == copies[-1]
     assert not copies[-1].stat().st_mode & 0o222
     assert local_copy(copies[-1]) is copies[-1]
+
+
+@pytest.mark.parametrize(
+    "copy", [lambda path: local_copy(path), lambda path: local_folder(path.parent) / "m"]
+)
+def test_what_is_replaced_while_it_is_copied_is_never_kept_under_the_old_name(
+    s3_folder: str, monkeypatch: pytest.MonkeyPatch, copy: Callable[[S3Path], Path]
+) -> None:
+    path, fetch = S3Path(s3_folder) / "m", ObjectStore.download
+    path.write_text("old")
+
+    def too_late(self: ObjectStore, *arguments: Any) -> ObjectInfo:
+        monkeypatch.undo()
+        path.write_text("newer")
+        return fetch(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        monkeypatch = patch
+        patch.setattr(ObjectStore, "download", too_late)
+        assert copy(path).read_text() == "newer"
+    path.write_text("old")
+    assert copy(path).read_text() == "old", "the old content's copy is the old content"
+
+
+def test_many_small_copies_are_not_counted_anew_for_each(
+    s3_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    count = cache._make_room
+
+    def look(root: Path, allowed: int) -> int:
+        looks.append(root)
+        return count(root, allowed)
+
+    monkeypatch.setattr(cache, "_make_room", look)
+    folder = S3Path(s3_folder)
+    for number in range(20):
+        (folder / str(number)).write_bytes(bytes(number))
+        local_copy(folder / str(number))
+    assert len(looks) == 1
 
 
 def test_a_copy_of_a_folder_is_whole_and_follows_changes(both: tuple[Path, S3Path]) -> None:

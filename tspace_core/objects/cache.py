@@ -12,24 +12,32 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from tspace_core.config.settings import settings
-from tspace_core.errors import ObjectError
+from tspace_core.errors import ObjectError, ObjectExistsError
 from tspace_core.objects.store import ObjectInfo, ObjectStore
+from tspace_core.objects.transfer import side_by_side
 
 IN_USE_S = 60.0
 """What was asked for within this time stays, s."""
 _LEFT_BEHIND_S = 86_400.0
-_THREADS = 4
+_SLACK = 0.1
+_left: dict[Path, int] = {}
+"""Bytes that this process may add before it looks for room again, by cache folder."""
+_counting = threading.Lock()
 
 
 def cached_file(store: ObjectStore, info: ObjectInfo) -> Path:
-    """The copy of an object as a ``head`` or listing just described it."""
+    """The copy of an object as a ``head`` or listing just described it.
+
+    Raises:
+        ObjectExistsError: it was replaced since; look at it again.
+    """
     name = info.key.rpartition("/")[2]
 
     def fill(folder: Path) -> None:
@@ -61,7 +69,11 @@ def keep_folder(store: ObjectStore, prefix: str, objects: list[ObjectInfo], sour
 
 
 def cached_folder(store: ObjectStore, name: str, prefix: str, found: Iterable[ObjectInfo]) -> Path:
-    """The copy of all objects below ``prefix``, as a listing just described them."""
+    """The copy of all objects below ``prefix``, as a listing just described them.
+
+    Raises:
+        ObjectExistsError: one of them was replaced since; look at them again.
+    """
     objects = [info for info in found if not info.key.endswith("/")]
     for info in objects:
         if any(part in ("", ".", "..") for part in info.key.removeprefix(prefix).split("/")):
@@ -74,15 +86,16 @@ def cached_folder(store: ObjectStore, name: str, prefix: str, found: Iterable[Ob
             path.parent.mkdir(parents=True, exist_ok=True)
             _fetch(store, info, path)
 
-        with ThreadPoolExecutor(_THREADS, "object") as pool:
-            for _ in pool.map(one, objects):
-                pass
+        side_by_side(one, objects)
 
     return _entry(_mark(store, prefix or "/", objects), fill, sum(info.size for info in objects)) / name
 
 
 def _fetch(store: ObjectStore, info: ObjectInfo, path: Path) -> None:
-    store.download(info.key, path, info)
+    if store.download(info.key, path, info).etag != info.etag:
+        # Under the old content's name the new one would stay for ever.
+        message = f"s3://{store.bucket}/{info.key} was replaced while it was fetched: look at it again"
+        raise ObjectExistsError(message)
     path.chmod(0o444)
     changed = int(info.modified.timestamp()) * 10**9
     os.utime(path, ns=(changed, changed))
@@ -115,11 +128,24 @@ def _entry(mark: str, fill: Callable[[Path], None], size: int) -> Path:
             raise ObjectError(message) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _make_room(root, settings().s3.cache_bytes)
+    _count(root, size, settings().s3.cache_bytes)
     return folder
 
 
-def _make_room(root: Path, allowed: int) -> None:
+def _count(root: Path, size: int, allowed: int) -> None:
+    """Make room when so much was added by this process that there may be too much.
+
+    Looking through all entries for each one that is added would take longer the more there are.
+    """
+    with _counting:
+        left = _left.get(root, -1) - size
+        if left < 0:
+            left = int(_SLACK * max(0, allowed - _make_room(root, allowed)))
+        _left[root] = left
+
+
+def _make_room(root: Path, allowed: int) -> int:
+    """Remove what is used least until there are ``1 - _SLACK`` of what is allowed; return the bytes left."""
     now, total, entries = time.time(), 0, []
     for folder in root.iterdir():
         try:
@@ -133,9 +159,10 @@ def _make_room(root: Path, allowed: int) -> None:
         size = sum(file.stat().st_size for file in _files(folder))
         total += size
         entries.append((used, size, folder))
+    target = allowed if total <= allowed else int((1 - _SLACK) * allowed)
     for used, size, folder in sorted(entries):
-        if total <= allowed or now - used < IN_USE_S:
-            return
+        if total <= target or now - used < IN_USE_S:
+            break
         # Renamed first, so that nobody finds an entry that is half gone.
         going = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.gone")
         try:
@@ -144,6 +171,7 @@ def _make_room(root: Path, allowed: int) -> None:
             continue
         shutil.rmtree(going, ignore_errors=True)
         total -= size
+    return total
 
 
 def _files(folder: Path) -> list[Path]:

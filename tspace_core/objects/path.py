@@ -10,17 +10,19 @@ manifest that is replaced twice within one would be read stale.)
 import fnmatch
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import total_ordering
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tspace_core.errors import ObjectError, ObjectMissingError
+from tspace_core.errors import ObjectError, ObjectExistsError, ObjectMissingError
 from tspace_core.objects.cache import cached_file, cached_folder
 from tspace_core.objects.store import ObjectInfo, ObjectStore
 
 _SCHEME = "s3://"
+_LOOKS = 5
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -343,10 +345,14 @@ def local_copy(path: AnyPath) -> Path:
     """
     if isinstance(path, Path):
         return path
-    info = path.info()
-    if info is None:
-        raise path._missing()
-    return cached_file(path.store, info)
+
+    def look() -> Path:
+        info = path.info()
+        if info is None:
+            raise path._missing()
+        return cached_file(path.store, info)
+
+    return _settled(look)
 
 
 def local_folder(path: AnyPath) -> Path:
@@ -358,10 +364,22 @@ def local_folder(path: AnyPath) -> Path:
     if isinstance(path, Path):
         return path
     store = path.store
-    found = list(store.list(path._below()))
-    if not found:
-        raise path._missing()
-    return cached_folder(store, path.name or path.bucket, path._below(), found)
+
+    def look() -> Path:
+        found = list(store.list(path._below()))
+        if not found:
+            raise path._missing()
+        return cached_folder(store, path.name or path.bucket, path._below(), found)
+
+    return _settled(look)
+
+
+def _settled(look: Callable[[], Path]) -> Path:
+    """Look again where an object was replaced between the look and its download."""
+    for _ in range(_LOOKS - 1):
+        with suppress(ObjectExistsError):
+            return look()
+    return look()
 
 
 def _matches(parts: list[str], patterns: list[str]) -> bool:

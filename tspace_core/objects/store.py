@@ -90,10 +90,10 @@ class ObjectStore:
                 size = answer.get("ContentLength")  # not every server says it of what it makes as it sends
                 if limit is not None and (size or 0) > limit:
                     raise self._too_large(key, f"has {size} bytes", limit)
-                bounded = size is None and limit is not None
-                content: bytes = body.read(limit + 1) if bounded else body.read()
-                if bounded and len(content) > limit:
-                    raise self._too_large(key, f"has more than {limit} bytes", limit)
+                most = None if size is not None or limit is None else limit
+                content: bytes = body.read() if most is None else body.read(most + 1)
+                if most is not None and len(content) > most:
+                    raise self._too_large(key, f"has more than {most} bytes", most)
                 return content, _info(key, {**answer, "ContentLength": len(content)})
 
         return self._tried(key, "read", read)

@@ -1,9 +1,13 @@
 """Large objects in parts, both ways, several at a time; memory holds some blocks, never the object."""
 
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 LARGE = 64 << 20
 """Larger files go in parts, bytes."""
@@ -46,7 +50,7 @@ def upload_parts(client: Any, bucket: str, key: str, path: Path, arguments: dict
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     try:
-        parts = _each(send, range(1, -(-size // part) + 1))
+        parts = side_by_side(send, range(1, -(-size // part) + 1))
         done = client.complete_multipart_upload(
             **place, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
         )
@@ -81,7 +85,7 @@ def download_ranges(client: Any, bucket: str, key: str, path: Path, *, size: int
         last = min(first + PART, size) - 1
         _read_into(path, first, client.get_object(**place, Range=f"bytes={first}-{last}"))
 
-    _each(read, range(0, size, PART))
+    side_by_side(read, range(0, size, PART))
 
 
 def _read_into(path: Path, first: int, answer: dict[str, Any]) -> None:
@@ -91,8 +95,8 @@ def _read_into(path: Path, first: int, answer: dict[str, Any]) -> None:
             file.write(block)
 
 
-def _each(work: Any, items: range) -> list[Any]:
-    """The results in order; the first failure ends what has not begun."""
+def side_by_side(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """Do requests several at a time; the results in order. The first failure ends what has not begun."""
     with ThreadPoolExecutor(_THREADS, "object") as pool:
         running = [pool.submit(work, item) for item in items]
         try:

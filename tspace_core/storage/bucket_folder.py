@@ -16,6 +16,7 @@ from tspace_core.errors import ObjectExistsError, ObjectMissingError, StorageErr
 from tspace_core.objects.cache import keep_folder
 from tspace_core.objects.path import S3Path
 from tspace_core.objects.store import ObjectInfo, ObjectStore
+from tspace_core.objects.transfer import side_by_side
 
 MANIFEST = "manifest.json"
 LEFT_BEHIND_S = 60.0
@@ -47,17 +48,20 @@ def put(path: S3Path, folder: Path) -> None:
     if MANIFEST not in names:
         message = f"{path} was written without {MANIFEST}: in a bucket a folder becomes visible by it"
         raise StorageError(message)
-    names.sort(key=lambda name: name == MANIFEST)
+    names.remove(MANIFEST)
     store, prefix = path.store, f"{path.key}/"
     _clear(path)
     written: dict[str, ObjectInfo] = {}
+
+    def write(name: str) -> None:
+        size = (folder / name).stat().st_size
+        etag = store.upload(folder / name, prefix + name, if_absent=True)
+        written[prefix + name] = ObjectInfo(prefix + name, size, etag, datetime.now(UTC))
+
     try:
-        for name in names:
-            if name == MANIFEST:
-                _require_unchanged(path, store, prefix, written)
-            size = (folder / name).stat().st_size
-            etag = store.upload(folder / name, prefix + name, if_absent=True)
-            written[prefix + name] = ObjectInfo(prefix + name, size, etag, datetime.now(UTC))
+        side_by_side(write, names)  # a checkpoint is twenty small files
+        _require_unchanged(path, store, prefix, written)
+        write(MANIFEST)
     except BaseException as error:
         # Only what is still ours: where another writer has won, its files have these names.
         with suppress(StorageError):
