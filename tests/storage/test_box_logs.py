@@ -3,6 +3,8 @@
 import gzip
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from tests.objects.seaweed import S3
 from tests.storage.boxes import MONDAY_NS, WINDOW_S, Box
 from tspace_core.can.window_log import parse_line
 from tspace_core.config import load_vehicle
-from tspace_core.errors import StorageError
+from tspace_core.errors import ObjectMissingError, ObjectServerError, StorageError
 from tspace_core.objects.path import AnyPath, S3Path, any_path
 from tspace_core.storage import box_vehicle, files
 from tspace_core.storage.box_logs import BoxCollector, Rules
@@ -140,8 +142,7 @@ def test_a_crash_between_any_two_steps_neither_loses_nor_doubles(
 
     with monkeypatch.context() as patch:
         if step == "write log":
-            patch.setattr("tspace_core.storage.files.os.replace", crash)
-            patch.setattr("pathlib.Path.replace", crash)
+            patch.setattr("tspace_core.storage.files.os.link", crash)
         elif step in ("write origin", "write cursor"):
             real, part = files.write_text, "origin" if step == "write origin" else "cursors"
             patch.setattr(
@@ -157,6 +158,51 @@ def test_a_crash_between_any_two_steps_neither_loses_nor_doubles(
         (tmp_path / "spool").rename(tmp_path / "lost")
     collector(disk, box, tmp_path).collect()
     assert sorted(all_keys(disk)) == box.keys
+
+
+def test_a_log_whose_answer_was_lost_is_not_sealed_again(
+    lake: Lake, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same collector goes on, as a sensor's does; one drive more is sealed before the answer is lost."""
+    box.drive(0, 3)
+    box.drive(100, 3)
+    box.drive(200, 2)
+    box.ahead_s = 100
+    looking, write = collector(lake, box, tmp_path), files.atomic_write
+    written: list[AnyPath] = []
+
+    @contextmanager
+    def lost(path: AnyPath, *, if_absent: bool) -> Iterator[Path]:
+        with write(path, if_absent=if_absent) as temporary:
+            yield temporary
+        written.append(path)
+        if len(written) == 2:
+            message = "write: no answer"
+            raise ObjectServerError(message)
+
+    monkeypatch.setattr(box_vehicle, "atomic_write", lost)
+    with pytest.raises(ObjectServerError):
+        looking.collect()
+    found = looking.collect()
+    assert sorted(all_keys(lake)) == box.keys
+    told = {log.key for log in found.logs} | set(found.earlier)
+    assert told == {log.key for log in lake.raw_logs()}, "each log gets its partition"
+    again = looking.collect()
+    assert (again.logs, again.earlier, again.windows) == ([], [], 0)
+
+
+def test_logs_that_were_there_are_told_also_after_a_look_that_broke_off(
+    disk: Lake, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.drive(0, 2)
+    box.ahead_s = 100
+    (log,) = collector(disk, box, tmp_path).collect().logs
+    looking = collector(disk, box, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(looking, "_list", lambda one: box.root.with_name("x").store.get("gone"))
+        with pytest.raises(ObjectMissingError):
+            looking.collect()
+    assert looking.collect().earlier == [log.key]
 
 
 def test_a_late_upload_is_found_and_goes_into_a_log_of_its_own(disk: Lake, box: Box, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ class BoxCollector:
         self._known: dict[str, BoxVehicle] = {}
         self._unknown_vins: set[str] = set()
         self._turn = 0
+        self._untold = Collected()
 
     def collect(self) -> Collected:
         """Look once: fetch what is new, seal what is over.
@@ -139,7 +140,8 @@ class BoxCollector:
             StorageError: the lake cannot be written, or another collector is at work.
         """
         deadline = time.monotonic() + self.rules.budget_s
-        found = Collected()
+        # Logs of a look that broke off are told by the next one.
+        found = Collected(logs=self._untold.logs, earlier=self._untold.earlier)
         with self._alone(), ThreadPoolExecutor(self.rules.threads) as pool:
             self._meet(found, pool)
             order = self._in_turn()
@@ -158,6 +160,7 @@ class BoxCollector:
         found.behind = sorted(
             one.vehicle.id for one in self._known.values() if one.todo or not one.all_listed
         )
+        self._untold = Collected()
         return found
 
     @contextmanager
@@ -307,7 +310,13 @@ class BoxCollector:
             kept, left = outside(drive, spans)
             found.left_out += len(left)
             one.settle([window.key for window in left], [window.etag for window in left])
-            found.logs += [one.seal(part) for part in split(kept, rules)]
+            for part in split(kept, rules):
+                try:
+                    found.logs.append(one.seal(part))
+                except BaseException:
+                    # It may be in the lake although the answer was lost: the next look begins from there.
+                    del self._known[one.vehicle.vin]
+                    raise
 
     def _refuse(self, one: BoxVehicle, info: ObjectInfo, body: bytes, reason: str, found: Collected) -> None:
         url = self._url(info)
