@@ -24,7 +24,7 @@ from tspace_core.online.avatar import AvatarOptions
 from tspace_core.online.delivery import Delivery
 from tspace_core.online.heartbeat import read_heartbeat
 from tspace_core.online.results import EpisodeResult
-from tspace_core.storage import episodes_table
+from tspace_core.storage import episodes_table, online_outbox
 from tspace_core.storage.champion import release
 from tspace_core.storage.lake import Lake, read_json
 from tspace_core.storage.online_outbox import EpisodeOutbox
@@ -205,3 +205,26 @@ def test_another_machines_episode_of_the_same_key_is_not_overwritten(tmp_path: P
     assert ours.waiting() == [first.key]
     assert lake.episodes(lake.log_of(first.key)) == []
     assert len(lake.episodes(lake.log_of(second.key))) == 1
+
+
+def test_another_machine_that_is_faster_by_a_moment_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = recorded(tmp_path)
+    lake = elsewhere(tmp_path)
+    ours, theirs = EpisodeOutbox(lake, tmp_path / "here"), EpisodeOutbox(lake, tmp_path / "there")
+    ours.store(TRUCK, first.key, [episodes_table.read(path) for path in first.summary.paths])
+    theirs.store(TRUCK, first.key, [])
+    copy = online_outbox._copy
+
+    def late(path: Path, target: Path, *, if_absent: bool) -> None:
+        if if_absent:
+            monkeypatch.setattr(online_outbox, "_copy", copy)
+            theirs.deliver()
+        copy(path, target, if_absent=if_absent)
+
+    monkeypatch.setattr(online_outbox, "_copy", late)
+    with pytest.raises(StorageError, match="holds another episode of the key"):
+        ours.deliver()
+    assert ours.waiting() == [first.key]
+    assert read_json(lake.episodes_manifest(lake.log_of(first.key)))["episodes"] == []

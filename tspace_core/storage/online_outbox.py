@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tspace_core.config import TorqueMap, Vehicle
-from tspace_core.errors import ObjectError, StorageError
-from tspace_core.objects.path import local_copy
+from tspace_core.errors import ObjectError, ObjectExistsError, StorageError
+from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.records.episode import Episode
 from tspace_core.storage.files import atomic_write
 from tspace_core.storage.lake import Lake, RawLog, read_json
@@ -103,23 +103,44 @@ class EpisodeOutbox:
         manifest = local_copy(self._waiting.episodes_manifest(log))
         target = self._lake.episodes_manifest(log)
         content = read_json(manifest)
-        there = target.is_file()
-        if there:
-            found, ours = read_json(target)["summary"]["fingerprint"], content["summary"]["fingerprint"]
-            if found not in (ours, _TAKEN_OUT):
-                message = (
-                    f"{target} holds another episode of the key {log.key}: the one driven here stays in "
-                    f"{manifest.parent}; number the episodes of a vehicle on, on all machines that drive it"
-                )
-                raise StorageError(message)
+        there = self._is_there(target, manifest, content)
         parts = [manifest.with_name(str(entry["file"])) for entry in content["episodes"]]
         parts += [
             path
             for path in map(local_copy, (self._waiting.training_log(log), self._waiting.last_live_map(log)))
             if path.is_file()
         ]
-        for path in () if there else (*parts, manifest):
-            with atomic_write(target.with_name(path.name)) as temporary:
-                shutil.copyfile(path, temporary)
+        if not there:
+            for path in parts:
+                _copy(path, target, if_absent=False)
+            try:
+                _copy(manifest, target, if_absent=True)
+            except ObjectExistsError:
+                # Another machine was faster, or a try of our own whose answer was lost.
+                if not self._is_there(target, manifest, content):
+                    raise
         for path in (manifest, *parts):  # the manifest first: without it nothing waits
             path.unlink(missing_ok=True)
+
+    def _is_there(self, target: AnyPath, manifest: Path, content: Mapping[str, Any]) -> bool:
+        """Whether the lake has this very episode.
+
+        Raises:
+            StorageError: it has another one of this key.
+        """
+        if not target.is_file():
+            return False
+        found, ours = read_json(target)["summary"]["fingerprint"], content["summary"]["fingerprint"]
+        if found not in (ours, _TAKEN_OUT):
+            message = (
+                f"{target} holds another episode of the key {content['summary']['key']}: the one driven "
+                f"here stays in {manifest.parent}; number the episodes of a vehicle on, on all machines that "
+                "drive it"
+            )
+            raise StorageError(message)
+        return True
+
+
+def _copy(path: Path, target: AnyPath, *, if_absent: bool) -> None:
+    with atomic_write(target.with_name(path.name), if_absent=if_absent) as temporary:
+        shutil.copyfile(path, temporary)
