@@ -314,6 +314,10 @@ class GuardBase(ABC):
     def _attend(self, now: int) -> None:
         """What is looked after while armed and nothing else is to do."""
 
+    def _certain(self) -> bool:
+        """What the log says of the reference map: a process that begins where it says no sends it again."""
+        return self._confirmed
+
     def _cleared(self) -> str | None:
         """Why the reference map, which a lock is cleared with, is not confirmed; None: it is."""
         return self._way.revert(reconnect=True)
@@ -437,7 +441,7 @@ class GuardBase(ABC):
     def _record(self, event: str, *, state: GuardState | None = None, **fields: Any) -> bool:
         """Write to the audit log; where that fails nothing may be flashed any more."""
         try:
-            self._journal.write(event, state or self.state, self.cause, confirmed=self._confirmed, **fields)
+            self._journal.write(event, state or self.state, self.cause, confirmed=self._certain(), **fields)
         except AuditError as error:
             if self.state != "LOCKED":
                 self._fall("lock", str(error))

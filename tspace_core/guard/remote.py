@@ -12,11 +12,16 @@ effect, and tries again with growing pauses until it is confirmed.
 
 Which VCU is at the other end cannot be asked over this interface. In its place stand the VIN that every call
 carries, and the service's own refusals: 303 (car not registered), 304 (car offline), 2000 (the box found
-another software). Calls of one vehicle are taken to be done in the order in which they were made: a command
-that the service kept back and did after a later one would not be seen.
+another software).
+
+A flash that nobody confirmed may be carried out late, even after the reference map was confirmed: the service
+or the box may have kept it back. So until its time is over nothing is armed, and then the reference map is
+sent once more. What is done later still than a set_torque may take would not be seen, nor what a confirmed
+call's own earlier try does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tspace_core.config.remote import RemoteConfig
 from tspace_core.config.torque_map import TorqueMap
@@ -76,7 +81,7 @@ class RemoteGuard(GuardBase):
         driver: str | None = None,
     ) -> None:
         remote = remote_of(vehicle)
-        self._calls = RowsCalls(target, vehicle.default_map().table, remote.set_torque_s)
+        self._calls = RowsCalls(target, vehicle.default_map().table, remote.set_torque_s, now_ns)
         self._flash_s = min(remote.set_torque_s, vehicle.guard.flash_time_limit_s)
         self._code_of = code_of
         super().__init__(
@@ -92,6 +97,8 @@ class RemoteGuard(GuardBase):
         self._retry_s = 0.0  # what the log calls unconfirmed is sent at once
         if not self._confirmed:
             self._doubt("the bridge before ended without a confirmed reference map; it is sent at once")
+            if _may_be_late(audit.last or {}):
+                self._calls.late_ns = now_ns() + round(remote.set_torque_s * 1e9)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -103,6 +110,12 @@ class RemoteGuard(GuardBase):
         """What is known of the map in effect, in words."""
         if not self._confirmed:
             return f"THE REFERENCE MAP IS NOT CONFIRMED: {self.cause}"
+        late_s = self._late_s(self._now_ns())
+        if late_s is not None:
+            return (
+                "the reference map is confirmed, but a flash of before may be carried out for "
+                f"{late_s:.0f} s more; the next bridge sends the reference map once more"
+            )
         problem = self._calls.problem
         if problem is None:
             return "the reference map is in effect"
@@ -115,6 +128,20 @@ class RemoteGuard(GuardBase):
         """The process ends: no try from now on takes longer than `LAST_TRY_S`."""
         self._calls.limit_s = min(self._calls.limit_s, LAST_TRY_S)
 
+    def tick(self) -> None:
+        """As every guard; and the reference map once more when no flash can come late any more."""
+        super().tick()
+        late_s, now = self._late_s(self._now_ns()), self._now_ns()
+        waits = late_s is None or late_s > 0 or now - self._retried_ns < self._retry_s * 1e9
+        if waits or not self._confirmed or self.state == "ARMED":
+            return
+        problem = self._calls.revert()
+        self._retried_ns, self._retry_s = self._now_ns(), self._pause_s()
+        if problem is None:
+            self._record("reference_repeated")
+        else:
+            self._record("reference_unconfirmed", problem=problem)
+
     def lock(self, cause: str) -> None:
         """Reference map, LOCKED until a person clears it; one that was sent in vain just now waits."""
         waits = self._now_ns() - self._retried_ns < self._retry_s * 1e9
@@ -122,6 +149,23 @@ class RemoteGuard(GuardBase):
             self._record("locked_again", why=cause)
         else:
             super().lock(cause)
+
+    def _late_s(self, now: int) -> float | None:
+        """For how long a flash may still be carried out late, 0: not any more, but nothing was sent since."""
+        late_ns = self._calls.late_ns
+        return None if late_ns is None else max(late_ns - now, 0) / 1e9
+
+    def _unfit(self, now: int) -> str | None:
+        late_s = self._late_s(now)
+        if not late_s:
+            return None
+        return (
+            "a flash that was not confirmed may still be carried out, and nobody would know; arm again in "
+            f"{late_s:.0f} s"
+        )
+
+    def _certain(self) -> bool:
+        return self._confirmed and self._calls.late_ns is None
 
     def _prepare(self, mark: int, token: str | None) -> dict[str, object] | None:
         campaign = self._campaigns.spend(token)
@@ -238,6 +282,12 @@ def remote_of(vehicle: Vehicle) -> RemoteConfig:
         )
         raise ConfigError(message)
     return vehicle.remote
+
+
+def _may_be_late(last: Mapping[str, Any]) -> bool:
+    """Whether a flash may be carried out after the last line of a log; nothing is armed while one may be."""
+    idle = last.get("event") != "flash" and last.get("result") != "UNKNOWN"
+    return not (idle and last.get("guard") == "ARMED")
 
 
 def _text(error: Exception) -> str:

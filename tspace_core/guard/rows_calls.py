@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core.errors import LinkError
+from tspace_core.errors import LinkError, RemoteCanError
 from tspace_core.guard.commands import AbortedError
 
 _SLACK_S = 1.0
@@ -45,12 +45,25 @@ class RowsCalls:
     Args:
         target: what is behind it.
         reference: the whole reference map, Nm.
-        limit_s: longest try to send it, s.
+        limit_s: longest try to send it, s; a call that is not known to be over may be carried out as long.
+        now_ns: monotonic clock, ns.
+
+    Attributes:
+        late_ns: until when a flash that nobody confirmed may still be carried out, by ``now_ns``; None: the
+            reference map was confirmed in a try that began later.
     """
 
-    def __init__(self, target: RowsTarget, reference: NDArray[np.float32], limit_s: float) -> None:
+    def __init__(
+        self,
+        target: RowsTarget,
+        reference: NDArray[np.float32],
+        limit_s: float,
+        now_ns: Callable[[], int],
+    ) -> None:
         self._target = target
         self._reference = np.array(reference, dtype=np.float32)
+        self._late_ns, self._now_ns = round(limit_s * 1e9), now_ns
+        self.late_ns: int | None = None
         self.limit_s = limit_s
         self._turns = threading.Lock()
         self._counter = threading.Condition()
@@ -157,13 +170,18 @@ class RowsCalls:
         with self._counter:
             self._check(mark)
             self._running, self._called_off = kind, False
-        confirmed = False
+        confirmed, begun_ns = False, self._now_ns()
         try:
             call()
             confirmed = True
-        except LinkError:
+            if kind == "try" and self.late_ns is not None and begun_ns >= self.late_ns:
+                self.late_ns = None
+        except Exception as error:
+            if kind == "flash" and not (isinstance(error, RemoteCanError) and error.unchanged):
+                self.late_ns = begun_ns + self._late_ns
             with self._counter:
-                self._check(mark)  # not the service's fault where somebody called it off
+                if isinstance(error, LinkError):
+                    self._check(mark)  # not the service's fault where somebody called it off
             raise
         finally:
             with self._counter:
