@@ -7,7 +7,7 @@ from tspace_core.config import Vehicle
 from tspace_core.errors import RecordError
 from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.storage.files import write_text
-from tspace_core.storage.lake import Lake, RawLog, read_json
+from tspace_core.storage.lake import Lake, RawLog, read_json_version
 
 Bad = dict[AnyPath, str]
 """Where a file that failed lies now, and why."""
@@ -61,12 +61,16 @@ def check_episodes(lake: Lake, log: RawLog, vehicle: Vehicle) -> tuple[int, int,
 
 
 def _withdraw(lake: Lake, log: RawLog, reasons: Mapping[AnyPath, str]) -> Bad:
-    """Take episodes out of their log's manifest first, so that no reader meets a gap, then move them."""
+    """Take episodes out of their log's manifest first, so that no reader meets a gap, then move them.
+
+    Raises:
+        ObjectExistsError: the log's episodes were made anew meanwhile; nothing was moved.
+    """
     manifest = lake.episodes_manifest(log)
-    content = read_json(manifest)
+    content, seen = read_json_version(manifest)
     names = {path.name for path in reasons}
     content["episodes"] = [entry for entry in content["episodes"] if entry["file"] not in names]
     # Another fingerprint than any inputs have: the stage makes the episodes anew when it is run again.
     content["summary"]["fingerprint"] = "quarantined"
-    write_text(manifest, json.dumps(content, indent=1))
+    write_text(manifest, json.dumps(content, indent=1), seen=seen)
     return {lake.quarantine("episodes", path, reason): reason for path, reason in reasons.items()}

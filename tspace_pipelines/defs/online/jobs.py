@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tspace_core.config import load_vehicle, settings
 from tspace_core.link.requests import Spool
+from tspace_pipelines.interrupts import hear_interrupts
 from tspace_pipelines.metadata import clear_failure
 from tspace_pipelines.online_requests import REQUEST_TAG, VEHICLE_TAG, first_event
 from tspace_pipelines.resources import LakeResource
@@ -39,6 +40,7 @@ def drive_online(context: dg.OpExecutionContext, config: DriveConfig, lake: Lake
     from tspace_core.online.delivery import deliver_waiting
     from tspace_pipelines.online_report import EpisodeReporter
 
+    hear_interrupts()
     with clear_failure():
         vehicle = load_vehicle(config.vehicle)
         found = lake.open()

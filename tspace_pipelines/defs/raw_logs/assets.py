@@ -31,7 +31,8 @@ def raw_can_logs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     with clear_failure():
         log = lake.open().raw_log(context.partition_key)
         load_vehicle(log.vehicle_id)
-        content = sha256(log.path)
+        local = local_copy(log.path)  # fetched once for all stages
+        content = sha256(local)
         origin = read_json(log.origin) if log.origin.is_file() else {}
         if origin and origin["sha256"] != content:
             message = (
@@ -40,7 +41,7 @@ def raw_can_logs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
                 "the new one under another name"
             )
             raise StorageError(message)
-        form = detect_format(local_copy(log.path))
+        form = detect_format(local)
     return dg.MaterializeResult(
         metadata=as_metadata(
             {
