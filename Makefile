@@ -57,6 +57,7 @@ bench: setup  ## ours and the peers in the same run
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/twin.py
 	$(BIN)/python benchmarks/online.py
+	$(BIN)/python benchmarks/remote.py
 
 lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv .lock-venv

@@ -165,7 +165,7 @@ def _values(number: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
 
 
 @contextmanager
-def _server() -> Iterator[S3Path]:
+def server() -> Iterator[S3Path]:
     """The place that the settings name, or one on a server started for it."""
     url = settings().box_url
     if url and settings().s3.endpoint:
@@ -192,7 +192,7 @@ def main() -> None:
     with off_stdout(), tempfile.TemporaryDirectory() as folder:
         os.environ["TSPACE_S3__CACHE_DIR"] = f"{folder}/cache"
         settings.cache_clear()
-        with _server() as box:
+        with server() as box:
             root: AnyPath = box.parent / "lake" if options.lake == "bucket" else Path(folder, "lake")
             found = measure(
                 box, root, Path(folder, "local"), vehicles=options.vehicles, windows=options.windows
