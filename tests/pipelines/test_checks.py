@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -9,10 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.pipelines.conftest import VEHICLE, Pipeline, error_text, materialized
-from tspace_core.objects.path import local_copy, local_folder
+from tspace_core.config import load_vehicle
+from tspace_core.errors import ObjectExistsError
+from tspace_core.objects.path import AnyPath, local_copy, local_folder
 from tspace_core.storage import frames_table
+from tspace_core.storage.files import write_text
 from tspace_core.storage.frames_table import METADATA_KEY
-from tspace_core.storage.lake import Lake, RawLog
+from tspace_core.storage.lake import Lake, RawLog, read_json_version
+from tspace_pipelines import quarantine
 from tspace_pipelines.defs.raw_logs.checks import signals_schema
 from tspace_pipelines.metadata import clear_failure
 from tspace_pipelines.resources import LakeResource
@@ -90,6 +95,26 @@ def test_bad_episodes_are_withdrawn(pipeline: Pipeline, lake: Lake, stored: RawL
     assert "reward" in reason and path.name in reason
     assert pipeline.run(["episodes"], stored.key).success, "made anew from the same signals"
     assert path.exists() and not pipeline.metadata("episodes", stored.key)["reused"]
+
+
+def test_episodes_made_anew_during_their_check_stay_as_they_are(
+    pipeline: Pipeline, lake: Lake, stored: RawLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pipeline.run(CHAIN, stored.key).success
+    path, manifest = lake.episodes(stored)[0], lake.episodes_manifest(stored)
+    spoil(local_copy(path), (pl.col("reward") * float("inf")).alias("reward"))
+    read = read_json_version
+
+    def overtaken(place: AnyPath) -> tuple[dict[str, Any], str]:
+        found = read(place)
+        write_text(place, json.dumps({**found[0], "anew": True}))
+        return found
+
+    monkeypatch.setattr(quarantine, "read_json_version", overtaken)
+    with pytest.raises(ObjectExistsError):
+        quarantine.check_episodes(lake, stored, load_vehicle(VEHICLE))
+    assert read(manifest)[0]["anew"]
+    assert path in lake.episodes(stored), "what the new manifest names is there"
 
 
 def test_bad_episodes_do_not_reach_the_replay_buffer(pipeline: Pipeline, lake: Lake, stored: RawLog) -> None:
