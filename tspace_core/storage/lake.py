@@ -233,15 +233,15 @@ class Lake:
             Where it lies now; the reason is at the same path + ``.reason.json``.
         """
         folder = self.root / "quarantine" / kind
+        moved: AnyPath | None = None
         if isinstance(source, Path | S3Path):
             content_of = local_copy(source)
             target = folder / f"{sha256(content_of)[:12]}.{name or source.name}"
-            mine = within(source.resolve(), self.root)
+            if within(source.resolve(), self.root) and not within(source.resolve(), self.root / "raw"):
+                moved = source
             if not target.is_file():
                 with atomic_write(target) as temporary:
                     shutil.copyfile(content_of, temporary)
-            if mine and not within(source.resolve(), self.root / "raw"):
-                source.unlink()
             origin = str(source)
         else:
             content = hashlib.sha256(repr((source.schema, source.hash_rows().to_list())).encode())
@@ -252,6 +252,8 @@ class Lake:
             origin = name or kind
         note = {"kind": kind, "source": origin, "reason": reason, "at": datetime.now(UTC).isoformat()}
         write_text(target.with_name(f"{target.name}.reason.json"), json.dumps(note, indent=1))
+        if moved is not None:  # last: a crash before it leaves nothing without its reason
+            moved.unlink()
         return target
 
     def _partition(self, area: str, log: RawLog) -> AnyPath:
