@@ -67,6 +67,7 @@ class FakeCar:
         self.stream = AskedStream()
         self.proposals: list[RowsProposal] = []
         self.requests: list[Event] = []
+        self.requests_before_play = 0
         self.live = vehicle.default_map()
         self.resumed: list[TorqueMap | None] = []
         self.played = threading.Event()
@@ -92,8 +93,10 @@ class FakeCar:
             self.live = TorqueMap(self.live.pedal_axis, self.live.speed_axis_kmh, table)
         return outcome
 
-    def ignite(self, supervisor: Supervisor) -> None:
+    def ignite(self, supervisor: Supervisor, connected: Callable[[], None]) -> None:
         self._stopping = supervisor.stopping
+        connected()
+        self.requests_before_play = len(self.requests)
         supervisor.start("script", self.play)
 
     def play(self) -> None:

@@ -324,7 +324,7 @@ def test_a_tracking_server_that_is_gone_costs_the_metrics_not_the_drive(tmp_path
 def test_a_link_that_cannot_be_opened_is_told_as_it_is(tmp_path: Path) -> None:
     run = Run(tmp_path, drives(True))
 
-    def ignite(supervisor: Supervisor) -> None:
+    def ignite(supervisor: Supervisor, connected: object) -> None:
         message = "the address 127.0.0.1:8002 is taken"
         raise BusError(message)
 
@@ -346,6 +346,7 @@ def test_a_begin_heard_before_the_run_begins_it(tmp_path: Path) -> None:
     run = Run(tmp_path, drives(True), options=AvatarOptions(begin=True))
     run.avatar.run()
     assert run.car.requests == [Event.BEGIN]
+    assert run.car.requests_before_play == 1
 
 
 def test_it_shows_that_it_lives_under_the_callers_run_id(tmp_path: Path) -> None:

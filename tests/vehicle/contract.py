@@ -13,6 +13,7 @@ from tspace_core.errors import VehicleError
 from tspace_core.link.datagrams import Status
 from tspace_core.supervision import PipelineEmpty, Supervisor
 from tspace_core.vehicle.interface import RowsProposal, VehicleInterface
+from tspace_core.vehicle.states import Event
 from tspace_core.vehicle.stream import EpisodeBegun, EpisodeEnded, RunEnded, StreamItem
 from tspace_core.vehicle.windows import Window
 
@@ -121,6 +122,28 @@ class VehicleInterfaceContract:
         assert isinstance(ended, EpisodeEnded)
         assert (ended.number, ended.valid, ended.reason) == (1, True, "countdown over")
         assert rig.begin().number == 2
+
+    def test_what_is_first_comes_before_what_waits_at_the_hmi(self, rig: Rig) -> None:
+        def connected() -> None:
+            rig.say("end_valid")
+            rig.interface.control.post(Event.BEGIN, "heard before the run")
+
+        rig.interface.ignite(rig.supervisor, connected)
+        assert isinstance(rig.next(), EpisodeBegun)
+        while not isinstance(ended := rig.next(), EpisodeEnded):
+            pass
+        assert ended.valid
+        assert rig.interface.watchdog.counts["capture"] == 0
+
+    def test_a_first_that_fails_leaves_nothing_open(self, rig: Rig) -> None:
+        def connected() -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            rig.interface.ignite(rig.supervisor, connected)
+        rig.supervisor.stop("it cannot begin")
+        rig.rest()
+        rig.links_closed()
 
     def test_samples_from_before_the_begin_are_stale(self, rig: Rig) -> None:
         self.start(rig)

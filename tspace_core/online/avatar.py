@@ -220,12 +220,15 @@ class Avatar:
         # What is loaded by now stays: a full collection of it would stop every thread for some 300 ms.
         gc.freeze()
         try:
-            car.ignite(supervisor)
+            car.ignite(supervisor, lambda: self._do_first(car))
         except BaseException:
             car.stream.close()
             raise
         self.began = True
         self._tell(f"{self.vehicle.id}: {self.options.mode}, waiting for begin")
+
+    def _do_first(self, car: IgnitableCar) -> None:
+        # Before the HMI is heard: an end that waits in a queue already is the end of what begins here.
         first = self._first()
         if first is not None:
             car.control.post(*first)

@@ -68,8 +68,8 @@ class IgnitableCar(Car, Protocol):
     def control(self) -> Requests:
         """Takes requests."""
 
-    def ignite(self, supervisor: Supervisor) -> None:
-        """Connect and start every task."""
+    def ignite(self, supervisor: Supervisor, connected: Callable[[], None]) -> None:
+        """Connect, call ``connected``, start every task."""
 
 
 ResumeFrom = Callable[[], TorqueMap | None]

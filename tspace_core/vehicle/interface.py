@@ -40,6 +40,10 @@ _OBSERVATIONS = 128
 _REQUESTS = 64
 
 
+def _nothing_first() -> None:
+    """Nothing is to be done before the HMI is heard."""
+
+
 @dataclass(frozen=True, eq=False)
 class RowsProposal:
     """Rows that the agent wants flashed.
@@ -187,8 +191,13 @@ class VehicleInterface(ABC, Generic[Item]):
 
     # ---- what is the same for all
 
-    def ignite(self, supervisor: Supervisor) -> None:
+    def ignite(self, supervisor: Supervisor, connected: Callable[[], None] = _nothing_first) -> None:
         """Connect and start every task, once.
+
+        Args:
+            supervisor: of the tasks.
+            connected: called between the two: what it posts comes before all that the HMI asks for. What it
+                raises is raised when the tasks run, which close the links once the supervisor stops.
 
         Raises:
             LinkError: a link cannot be opened; nothing is left running.
@@ -204,9 +213,12 @@ class VehicleInterface(ABC, Generic[Item]):
         supervisor.on_stop("watchdog", self.watchdog.close)
         supervisor.on_stop("observations", self._observations.close)
         supervisor.on_stop("requests", self._requests.close)
-        for name, task in self.tasks().items():
-            if not supervisor.start(name, task):
-                task()  # it is stopping already: each finds its queue closed, closes its link and returns
+        try:
+            connected()
+        finally:
+            for name, task in self.tasks().items():
+                if not supervisor.start(name, task):
+                    task()  # it is stopping already: each finds its queue closed, closes its link and returns
 
     def tasks(self) -> dict[str, Task]:
         """Every task by its name."""
