@@ -41,8 +41,17 @@ class Heard:
     """
 
     def __init__(self, topic: str, since_s: float, acted: tuple[str, ...] = ()) -> None:
-        self.topic, self.since_s = topic, since_s
+        self.topic = topic
+        self._before_s, self._made_s = max(time.time() - since_s, 0.0), time.monotonic()
         self._acted: OrderedDict[str, None] = OrderedDict.fromkeys(acted)
+
+    @property
+    def since_s(self) -> float:
+        """Messages stored earlier are history, s UTC by the clock as it is now.
+
+        A clock that is set back while somebody listens makes history of nothing.
+        """
+        return time.time() - self._before_s - (time.monotonic() - self._made_s)
 
     @classmethod
     def taken_over(cls, folder: Path, topic: str) -> Self:
