@@ -21,7 +21,7 @@ from tspace_core.config.settings import settings
 from tspace_core.errors import ChannelError, ConfigError
 from tspace_core.link.datagrams import encode_sample
 from tspace_core.link.float_buffer import to_hex
-from tspace_core.link.messages import Answer, Arm, Observe, Propose
+from tspace_core.link.messages import Answer, Arm, Armed, Disarm, Observe, Propose
 from tspace_core.supervision import PipelineEmpty
 from tspace_core.vehicle.box_windows import Fetched
 from tspace_core.vehicle.bridged import NOT_FLASHING
@@ -338,6 +338,29 @@ def test_an_exit_does_not_wait_for_the_answer_to_arming(make: RigMaker) -> None:
     rig.say("exit")
     assert rig.rest()[-1] == RunEnded("HMI: exit", failed=False)
     assert time.monotonic() - asked < 10.0, "arming itself would wait for 30 s"
+
+
+def test_an_episode_thrown_away_does_not_wait_for_the_answer_to_arming(make: RigMaker) -> None:
+    rig = make()
+    whole, rig.bridge.armed = rig.bridge.armed, None
+    assert isinstance(whole, Armed)
+    rig.interface.ignite(rig.supervisor)
+    rig.say("begin")
+    assert isinstance(rig.bridge.next(), Arm)
+    asked = time.monotonic()
+    rig.say("end_invalid")
+    begun, ended = rig.next(), rig.next()
+    assert isinstance(begun, EpisodeBegun)
+    assert not begun.armed
+    assert isinstance(ended, EpisodeEnded)
+    assert not ended.valid
+    assert time.monotonic() - asked < 10.0, "arming itself would wait for 30 s"
+    assert rig.interface.watchdog.counts == {"capture": 0, "flash": 0}, "a person's wish is no failure"
+    assert isinstance(rig.bridge.next(), Disarm)
+    # The answer that comes late belongs to the episode that is over.
+    rig.bridge.server.push(Armed(ok=True, reason="late", live=whole.live))
+    rig.bridge.armed = Armed(ok=True, reason="in time", live=whole.live)
+    assert rig.begin().reason == "in time"
 
 
 def test_an_exit_does_not_wait_for_the_look_before_resuming(make: RigMaker) -> None:

@@ -97,6 +97,8 @@ class BridgeLink:
         self._answers: dict[int, Answer | Failed | None] = {}
         self._arming: int | None = None
         self._given_up: str | None = None
+        self._called_off: str | None = None
+        self._unanswered = 0  # questions for flashes whose answer was not waited for
         self._armed: Armed | Failed | None = None
         self._armed_episode = 0
         self._ids = 0
@@ -133,20 +135,20 @@ class BridgeLink:
             ChannelError: the bridge is gone.
         """
         if self._given_up is not None:
-            return ArmReport(ok=False, reason=self._given_up)
+            return ArmReport(ok=False, reason=self._given_up, wanted=False)
         self._expect_armed(episode)
         self._client.send(Arm(by=by, token=token, resume=None if resume is None else to_hex(resume)))
         with self._changed:
             self._changed.wait_for(
-                lambda: self._armed is not None or self._given_up is not None or self._gone is not None,
-                self._arm_timeout_s,
+                lambda: self._armed or self._given_up or self._called_off or self._gone, self._arm_timeout_s
             )
             answer, self._arming = self._armed, None
+            if answer is None:
+                self._unanswered += 1
         if answer is None:
-            reason = (
-                self._gone or self._given_up or f"the bridge did not answer within {self._arm_timeout_s:g} s"
-            )
-            return ArmReport(ok=False, reason=reason)
+            person = self._given_up or self._called_off
+            reason = self._gone or person or f"the bridge did not answer within {self._arm_timeout_s:g} s"
+            return ArmReport(ok=False, reason=reason, wanted=self._gone is not None or person is None)
         if isinstance(answer, Failed):
             return ArmReport(ok=False, reason=answer.reason)
         try:
@@ -204,6 +206,13 @@ class BridgeLink:
             self._given_up = self._given_up or cause
             self._changed.notify_all()
 
+    def stop_arming(self, cause: str) -> None:
+        """End the wait of the ``arm`` that waits now, if one does."""
+        with self._changed:
+            if self._arming is not None:
+                self._called_off = cause
+                self._changed.notify_all()
+
     def beat(self) -> None:
         """Tell the bridge that the agent is alive.
 
@@ -226,7 +235,7 @@ class BridgeLink:
 
     def _expect_armed(self, episode: int) -> None:
         with self._changed:
-            self._arming, self._armed = episode, None
+            self._arming, self._armed, self._called_off = episode, None, None
 
     def _take(self, message: Message) -> None:
         if isinstance(message, StateMessage):
@@ -234,7 +243,10 @@ class BridgeLink:
             self._on_state(StateChange(message.state, message.cause, self._armed_episode))
             return
         with self._changed:
-            if isinstance(message, Armed | Failed) and self._arming is not None and self._armed is None:
+            if isinstance(message, Armed) and self._unanswered:
+                # Answers come in order: this is that to an earlier question, which nobody waits for any more.
+                self._unanswered -= 1
+            elif isinstance(message, Armed | Failed) and self._arming is not None and self._armed is None:
                 self._armed = message
                 if isinstance(message, Armed) and message.ok:
                     # From here on, and not before, what the bridge says of its state is about this episode.
@@ -245,6 +257,8 @@ class BridgeLink:
             elif isinstance(message, Failed) and self._answers:
                 # It names no proposal, and one is under way at a time.
                 self._answers = dict.fromkeys(self._answers, message)
+            elif isinstance(message, Failed) and self._unanswered:
+                self._unanswered -= 1
             else:
                 _log.warning("the bridge sent %r, which nobody waits for", message.kind)
             self._changed.notify_all()

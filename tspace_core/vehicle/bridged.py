@@ -177,6 +177,11 @@ class BridgedVehicle(VehicleInterface[Item]):
         if self.bridge is not None:
             self.bridge.arm_no_more(cause)
 
+    def called_off(self, cause: str) -> None:
+        """The episode is of no use: do not wait for the answer to arming."""
+        if self.bridge is not None:
+            self.bridge.stop_arming(cause)
+
     def disarm(self, cause: str) -> None:
         """Ask the bridge for the reference map."""
         if self.bridge is not None:

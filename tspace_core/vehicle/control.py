@@ -32,7 +32,8 @@ class ArmReport:
         reason: why not, or a remark.
         live: the whole map in effect, where it is known.
         resumed: whether it is the map asked for.
-        wanted: False where flashing was not asked for, as in observing: then not being armed is no failure.
+        wanted: False where flashing was not asked for, as in observing, or not waited for any more because a
+            person ended the episode: then not being armed is no failure.
     """
 
     ok: bool

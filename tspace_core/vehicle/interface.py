@@ -189,6 +189,9 @@ class VehicleInterface(ABC, Generic[Item]):
     def urgent(self, cause: str) -> None:
         """A person ended the run: what holds the state machine up is to be given up."""
 
+    def called_off(self, cause: str) -> None:
+        """A person threw the episode away: what holds its end up is to be given up."""
+
     # ---- what is the same for all
 
     def ignite(self, supervisor: Supervisor, connected: Callable[[], None] = _nothing_first) -> None:
@@ -341,6 +344,8 @@ class VehicleInterface(ABC, Generic[Item]):
         self.control.post(event, cause)
         if event is Event.EXIT:
             self.urgent(cause)
+        elif event is Event.END_INVALID:
+            self.called_off(cause)
 
     def _ignored(self, what: str) -> None:
         _log.info("%s", what)
