@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from tspace_core.errors import (
     StorageError,
 )
 from tspace_core.objects.client import s3_client
-from tspace_core.objects.path import S3Path, relative
+from tspace_core.objects.path import AnyPath, S3Path, local_copy, relative
+from tspace_core.objects.store import ObjectStore
 from tspace_core.storage import episodes_stage, episodes_table, files, online_episodes, raw_store
-from tspace_core.storage.files import atomic_write
+from tspace_core.storage.files import atomic_write, sha256
 from tspace_core.storage.ingest import IngestResult, find_logs, ingest_log, store_episodes, store_raw
 from tspace_core.storage.lake import Lake, RawLog, lake_from_settings
 from tspace_core.storage.online_episodes import read_online_summary, store_online_episode
@@ -84,6 +86,7 @@ def test_a_log_from_a_bucket_becomes_the_same_as_on_a_disk(
     with requests() as count:
         result = ingest_log(lake, source, twin())
     assert count.total() < 60, count
+    assert count["CopyObject"] == 1, "the server copies the log"
     assert result.to_dict() == on_disk.to_dict()
     disk = Path(str(on_disk.raw.path)).parents[3]
     assert names(lake) == sorted(relative(path, disk) for path in disk.rglob("*") if path.is_file())
@@ -146,13 +149,17 @@ def test_what_a_killed_writer_left_is_no_log_and_is_written_over(
     assert store_raw(lake, source, twin()) == log
 
 
+@pytest.mark.parametrize("inbox", ["disk", "bucket"])
 def test_of_two_that_store_different_logs_of_one_name_the_later_is_refused(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inbox: str
 ) -> None:
-    first, second = tmp_path / "1" / "a.log", tmp_path / "2" / "a.log"
-    for path, stamps in ((first, [3.0]), (second, [3.0, 4.0])):
-        path.parent.mkdir()
-        candump(path, stamps=stamps)
+    paths: list[AnyPath] = []
+    for stamps in ([3.0], [3.0, 4.0]):
+        place = tmp_path / str(len(stamps)) / "a.log"
+        place.parent.mkdir()
+        candump(place, stamps=stamps)
+        paths.append(place if inbox == "disk" else put(place, f"{s3_folder}/inbox/{len(stamps)}"))
+    first, second = paths
     copy = raw_store._copy
 
     def while_the_other_is_faster(*arguments: object) -> None:
@@ -166,6 +173,29 @@ def test_of_two_that_store_different_logs_of_one_name_the_later_is_refused(
     (log,) = lake.raw_logs()
     assert log.path.read_bytes() == first.read_bytes()
     assert driver_of(log, twin()) == "aggressive"
+
+
+def test_a_log_that_is_replaced_while_it_is_taken_is_not_stored(
+    lake: Lake, s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put(candump(tmp_path / "a.log", stamps=[3.0]), f"{s3_folder}/inbox")
+    copy = ObjectStore.copy
+
+    def too_late(*arguments: Any, **how: Any) -> str:
+        put(candump(tmp_path / "a.log", stamps=[3.0, 4.0]), f"{s3_folder}/inbox")
+        return copy(*arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "copy", too_late)
+        with pytest.raises(StorageError, match="changed while it was read"):
+            store_raw(lake, source, twin(), "2026-01-05")
+    assert lake.raw_logs() == []
+    log = store_raw(lake, source, twin(), "2026-01-05")
+    assert log.path.read_bytes() == source.read_bytes()
+    with requests() as count:
+        assert local_copy(log.path).read_bytes() == source.read_bytes()
+        assert content_hash(log) == sha256(tmp_path / "a.log")
+    assert count["GetObject"] == 2, "of the origin and the source: the log's copy is here"
 
 
 def test_a_later_run_of_the_stage_gives_way(lake: Lake, drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

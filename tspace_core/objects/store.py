@@ -235,15 +235,35 @@ class ObjectStore:
         """Folders directly below ``prefix``: keys that end with ``/``."""
         return (item for item in self.children(prefix) if isinstance(item, str))
 
-    def copy(self, source_key: str, key: str) -> None:
-        """Copy an object within the bucket, on the server.
+    def copy(
+        self,
+        source_key: str,
+        key: str,
+        *,
+        bucket: str | None = None,
+        source_etag: str | None = None,
+        if_absent: bool = False,
+    ) -> str:
+        """Copy an object of at most 5 GB on the server and return the copy's ETag.
+
+        Args:
+            source_key: which.
+            key: where to, in this bucket.
+            bucket: that it lies in; this one by default.
+            source_etag: only if it still has this ETag.
+            if_absent: only if there is nothing at ``key`` yet.
 
         Raises:
             ObjectMissingError: there is no object at ``source_key``.
+            ObjectExistsError: a condition does not hold; nothing was written.
         """
-        source = {"Bucket": self.bucket, "Key": source_key}
-        with our_errors(self._client, self.bucket, source_key, f"copy to {key}"):
-            self._client.copy(source, self.bucket, key)
+        source = {"Bucket": bucket or self.bucket, "Key": source_key}
+        conditions = {"CopySourceIfMatch": f'"{source_etag}"'} if source_etag is not None else {}
+        if if_absent:
+            conditions["IfNoneMatch"] = "*"
+        with our_errors(self._client, source["Bucket"], source_key, f"copy to s3://{self.bucket}/{key} from"):
+            answer = self._client.copy_object(CopySource=source, Bucket=self.bucket, Key=key, **conditions)
+            return etag_of(answer["CopyObjectResult"])
 
     def delete(self, *keys: str) -> None:
         """Remove objects; one that is not there is no error."""

@@ -15,19 +15,20 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tspace_core.config.settings import settings
 from tspace_core.errors import ObjectExistsError, StorageError
-from tspace_core.objects.cache import keep_file
-from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.objects.cache import cached_file, keep_file
+from tspace_core.objects.path import AnyPath, S3Path, local_copy
 from tspace_core.objects.store import ObjectInfo
 from tspace_core.storage import bucket_folder
 
 _SUFFIX = ".tmp"
-_BLOCK = 1 << 20
+COPIED_BYTES = 1 << 30
+"""Larger objects are not copied by the server: one request would take it too long. They are uploaded."""
 
 
 def _temporary(path: Path) -> Path:
@@ -122,6 +123,32 @@ def _put(path: S3Path, temporary: Path, *, if_absent: bool, seen: str | None) ->
     etag = store.upload(temporary, path.key, if_absent=if_absent, if_match=seen)
     # What was just written is often read next: signals are made from frames.
     keep_file(store, ObjectInfo(path.key, size, etag, datetime.now(UTC)), temporary)
+
+
+@contextmanager
+def atomic_copy(source: AnyPath, path: AnyPath) -> Iterator[Path]:
+    """Yield a file on this disk with the content of ``source``; on success ``path`` holds the same.
+
+    What is there already is never replaced. Where both lie in buckets, the server copies, and nothing is
+    uploaded.
+
+    Raises:
+        ObjectExistsError: something is at ``path``, or ``source`` was replaced meanwhile: nothing is done.
+        ObjectError: the object cannot be read or written.
+    """
+    info = source.info() if isinstance(source, S3Path) else None
+    if isinstance(source, S3Path) and isinstance(path, S3Path) and info and info.size <= COPIED_BYTES:
+        local = cached_file(source.store, info)
+        yield local
+        how = {"bucket": source.bucket, "source_etag": info.etag}
+        etag = path.store.copy(source.key, path.key, if_absent=True, **how)
+        with suppress(OSError), _scratch(path) as linked:
+            linked.hardlink_to(local)
+            keep_file(path.store, ObjectInfo(path.key, info.size, etag, datetime.now(UTC)), linked)
+        return
+    with atomic_write(path, if_absent=True) as temporary:
+        shutil.copyfile(local_copy(source), temporary)
+        yield temporary
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tspace_core.config import Vehicle, load_site
 from tspace_core.errors import LogError, ObjectExistsError, ObjectMissingError, StorageError
 from tspace_core.objects.path import AnyPath, ObjectStat, S3Path, local_copy, relative, within
 from tspace_core.records.meta import TimeSource
-from tspace_core.storage.files import atomic_write, read_version, sha256, write_text
+from tspace_core.storage.files import atomic_copy, atomic_write, read_version, sha256, write_text
 from tspace_core.storage.lake import JOURNAL_SUFFIX, ORIGIN_SUFFIX, Lake, RawLog, read_json
 
 YEAR_2000_NS = 946_684_800 * 10**9
@@ -77,9 +77,17 @@ def store_raw(
         origin["driver"] = driver
     try:
         _copy(source, log, origin)
-    except ObjectExistsError:  # another process was faster
+    except ObjectExistsError as error:
+        if not log.path.is_file():
+            raise _changed(source) from error
         return _stored_meanwhile(source, log, content)
     return log
+
+
+def _changed(source: AnyPath) -> StorageError:
+    return StorageError(
+        f"{source} changed while it was read: take it in again when its recorder has closed it"
+    )
 
 
 def _stored_meanwhile(source: AnyPath, log: RawLog, content: str) -> RawLog:
@@ -94,13 +102,10 @@ def _stored_meanwhile(source: AnyPath, log: RawLog, content: str) -> RawLog:
 
 def _copy(source: AnyPath, log: RawLog, origin: dict[str, Any]) -> None:
     """Write the log, which becomes visible at once, and its origin, which is there before it."""
-    local = local_copy(source)
     stat = source.stat()
-    with atomic_write(log.path, if_absent=True) as temporary:
-        shutil.copyfile(local, temporary)
+    with atomic_copy(source, log.path) as temporary:
         if sha256(temporary) != origin["sha256"]:
-            message = f"{source} changed while it was read: take it in again when its recorder has closed it"
-            raise StorageError(message)
+            raise _changed(source)
         os.utime(temporary, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
         temporary.chmod(0o444)
         # Before the log: what is visible as a log has its origin, also after a crash.
