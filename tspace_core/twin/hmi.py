@@ -4,6 +4,7 @@ import os
 import selectors
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -47,34 +48,24 @@ class Panel(Protocol):
         """Ask for something."""
 
 
-class Hmi:
-    """Sends an HMI's datagrams.
+class ScriptedHmi(ABC):
+    """An HMI that goes through a script and sees what is flashed.
 
     Args:
-        host: where they go, see ``tspace_core.link.endpoints``.
-        port: the UDP port there.
-        tell: gets an event ``hmi`` for each.
+        tell: gets an event ``hmi`` for each request.
     """
 
-    def __init__(self, host: str, port: int, tell: Tell) -> None:
-        self._address = (host, port)
+    def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][0]
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._flashes = 0
         self._changed = threading.Condition()
 
+    @abstractmethod
     def send(self, status: Status) -> None:
-        """Ask for something; where nobody listens it is lost, as on any network."""
-        try:
-            self._socket.sendto(encode_status(status), self._address)
-        except OSError as error:
-            self._tell("hmi_failed", status=status, reason=str(error))
-        else:
-            self._tell("hmi", status=status)
+        """Ask for something."""
 
     def flashed(self) -> None:
-        """Count a page switch to a working page; from any thread."""
+        """Count a flash of a learned map; from any thread."""
         with self._changed:
             self._flashes += 1
             self._changed.notify_all()
@@ -84,14 +75,12 @@ class Hmi:
         with self._changed:
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
     def run_script(self, script: HmiScript, stopping: threading.Event) -> None:
         """Go through a script, or to where ``stopping`` is set (and ``wake`` called)."""
-        if stopping.wait(script.delay_s):
-            return
+        if not stopping.wait(script.delay_s):
+            self._episodes(script, stopping)
+
+    def _episodes(self, script: HmiScript, stopping: threading.Event) -> None:
         for _ in range(script.episodes):
             with self._changed:
                 wanted = self._flashes + script.flashes
@@ -109,6 +98,35 @@ class Hmi:
         if script.exit_after:
             self.send("exit")
         self._tell("hmi_done", episodes=script.episodes)
+
+
+class Hmi(ScriptedHmi):
+    """Sends an HMI's datagrams.
+
+    Args:
+        host: where they go, see ``tspace_core.link.endpoints``.
+        port: the UDP port there.
+        tell: gets an event ``hmi`` for each.
+    """
+
+    def __init__(self, host: str, port: int, tell: Tell) -> None:
+        super().__init__(tell)
+        self._address = (host, port)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][0]
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+
+    def send(self, status: Status) -> None:
+        """Ask for something; where nobody listens it is lost, as on any network."""
+        try:
+            self._socket.sendto(encode_status(status), self._address)
+        except OSError as error:
+            self._tell("hmi_failed", status=status, reason=str(error))
+        else:
+            self._tell("hmi", status=status)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
 
 class Keyboard:

@@ -14,7 +14,7 @@ from tspace_core.link.rocketmq_messages import (
     encode_ready,
     topic_of,
 )
-from tspace_core.twin.hmi import HmiScript
+from tspace_core.twin.hmi import HmiScript, ScriptedHmi
 from tspace_core.twin.live_events import Tell
 
 AGAIN_S = 5.0
@@ -24,7 +24,7 @@ SEND_S = 60.0
 _RETRY_S = 0.5
 
 
-class RmqHmi:
+class RmqHmi(ScriptedHmi):
     """Writes an HMI's messages; ``send`` and ``run_script`` are one thread's, the rest any thread's.
 
     Args:
@@ -42,15 +42,14 @@ class RmqHmi:
         servers: QueueServers | None = None,
         group: str | None = None,
     ) -> None:
-        self.vehicle, self._tell = vehicle, tell
+        super().__init__(tell)
+        self.vehicle = vehicle
         found = servers or QueueServers.from_settings()
         self._producer = RmqProducer(found, topic_of(vehicle))
         self._consumer = RmqConsumer(found, READY_TOPIC, group or f"hmi_{vehicle.vin}")
         self._ready = 0
-        self._flashes = 0
         self._ended = False
         self._stopping = threading.Event()
-        self._changed = threading.Condition()
         self._listener = threading.Thread(target=self._listen, name="hmi ready messages", daemon=True)
         self._listener.start()
 
@@ -76,17 +75,6 @@ class RmqHmi:
                 return False
         return False
 
-    def flashed(self) -> None:
-        """Count a flash; from any thread."""
-        with self._changed:
-            self._flashes += 1
-            self._changed.notify_all()
-
-    def wake(self) -> None:
-        """Let a script that waits see that it is to stop."""
-        with self._changed:
-            self._changed.notify_all()
-
     def close(self) -> None:
         """Leave the queue."""
         with self._changed:
@@ -108,23 +96,7 @@ class RmqHmi:
             if not stopping.is_set():
                 self._tell("hmi_failed", status="configure", reason="no ready message in time")
             return
-        for _ in range(script.episodes):
-            with self._changed:
-                wanted = self._flashes + script.flashes
-            self.send("begin")
-            with self._changed:
-                self._changed.wait_for(
-                    lambda wanted=wanted: stopping.is_set() or self._flashes >= wanted,  # type: ignore[misc]
-                    script.longest_wait_s,
-                )
-            if stopping.wait(script.episode_s):
-                return
-            self.send(script.end)
-            if stopping.wait(script.pause_s):
-                return
-        if script.exit_after:
-            self.send("exit")
-        self._tell("hmi_done", episodes=script.episodes)
+        self._episodes(script, stopping)
 
     def _is_over(self) -> bool:
         return self._ended or self._stopping.is_set()
