@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from tspace_core.errors import StorageError
 from tspace_core.objects.path import AnyPath, local_copy
+from tspace_core.objects.transfer import side_by_side
 from tspace_core.storage.bucket_folder import MANIFEST
 from tspace_core.storage.duckdb_files import let_read
 from tspace_core.storage.folders import file_sizes
@@ -158,8 +159,9 @@ class Catalogue:
 
     def _episodes(self) -> list[tuple[Any, ...]]:
         rows = []
-        for manifest in self.lake.episode_manifests():
-            for entry in read_json(manifest)["episodes"]:
+        manifests = self.lake.episode_manifests()
+        for manifest, content in zip(manifests, side_by_side(read_json, manifests), strict=True):
+            for entry in content["episodes"]:
                 meta = entry["meta"]
                 rows.append(
                     (

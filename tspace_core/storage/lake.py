@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from tspace_core.config import settings
 from tspace_core.errors import StorageError
 from tspace_core.objects.path import AnyPath, S3Path, any_path, local_copy, within
+from tspace_core.objects.transfer import side_by_side
 from tspace_core.storage.files import atomic_write, read_version, sha256, write_text
 
 if TYPE_CHECKING:
@@ -204,7 +205,8 @@ class Lake:
             vehicle = vehicle_id or "*"
             there = {path for path, _ in _files(self.root / "episodes", f"vehicle={vehicle}/date=*/*")}
             manifests = sorted(path for path in there if path.name.endswith(EPISODES_SUFFIX))
-            return [path for manifest in manifests for path in _listed(manifest, there)]
+            found = side_by_side(lambda manifest: _listed(manifest, there), manifests)
+            return [path for paths in found for path in paths]
         return [path for manifest in self.episode_manifests(vehicle_id) for path in _listed(manifest)]
 
     def replay(self, name: str) -> AnyPath:
