@@ -36,6 +36,7 @@ class FakeRows:
         broken: fault of every call that ``faults`` does not name.
         cost_s: how far each call moves the clock.
         before: called with the number of the call before anything is done; may raise or act.
+        doubled: calls of which an earlier try may still be carried out.
         after: the same when the rows are in effect and the answer is not given yet.
     """
 
@@ -50,8 +51,9 @@ class FakeRows:
     before: Callable[[int], None] | None = None
     after: Callable[[int], None] | None = None
     refusing: bool = False
+    doubled: set[int] = field(default_factory=set)
 
-    def send(self, first_row: int, rows: Floats, *, timeout_s: float) -> None:
+    def send(self, first_row: int, rows: Floats, *, timeout_s: float) -> bool:
         number = len(self.calls)
         self.calls.append((first_row, rows.copy()))
         self.limits_s.append(timeout_s)
@@ -79,6 +81,7 @@ class FakeRows:
             raise LinkError("something else")
         if fault == "bug after":
             raise ZeroDivisionError
+        return number not in self.doubled
 
     def abort(self, cause: str) -> None:
         self.aborts.append(cause)

@@ -121,3 +121,22 @@ def test_a_flash_that_a_key_called_off_on_its_way_may_be_late_as_well(tmp_path: 
     assert "may still be carried out" in answer.reason
     rig.drive(LIMIT_S + 1.0)
     rig.arm()
+
+
+def test_an_earlier_try_of_a_confirmed_flash_may_be_late_as_well(tmp_path: Path) -> None:
+    rig = learned(remote_rig(tmp_path))
+    rig.drive(1.5)
+    number = len(rig.target.calls)
+    rig.target.doubled.add(number)
+    assert rig.propose(-5.0, first_row=8).result == "APPLIED"
+    rig.arm()  # a further episode goes on
+    first_row, rows = rig.target.calls[number]
+    rig.guard.trip("end_invalid")
+    assert rig.guard.confirmed
+    assert "may still be carried out" in rig.guard.arm(by="test", token=None, resume=None).reason
+    rig.drive(2.0)
+    rig.target.table[first_row : first_row + len(rows)] = rows
+    rig.drive(LIMIT_S)
+    assert rig.in_effect == rig.guard.reference
+    assert rig.events[-1] == "reference_repeated"
+    rig.arm()

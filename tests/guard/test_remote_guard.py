@@ -421,11 +421,11 @@ class Hanging(FakeRows):
     entered: threading.Event
     ended: threading.Event
 
-    def send(self, first_row: int, rows: np.ndarray, *, timeout_s: float) -> None:
+    def send(self, first_row: int, rows: np.ndarray, *, timeout_s: float) -> bool:
         if len(self.calls) == self.hang:
             self.entered.set()
             assert self.ended.wait(LIMIT_S)
-        super().send(first_row, rows, timeout_s=timeout_s)
+        return super().send(first_row, rows, timeout_s=timeout_s)
 
     def abort(self, cause: str) -> None:
         super().abort(cause)

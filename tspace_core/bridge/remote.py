@@ -41,8 +41,11 @@ class RowsClient(Protocol):
 
     def send_torque_map(
         self, first_row: int, rows: NDArray[np.float32], *, timeout_s: float | None = None
-    ) -> None:
-        """Send rows; return when the service confirmed them, or raise a ``LinkError``."""
+    ) -> bool:
+        """Send rows; return when the service confirmed them, or raise a ``LinkError``.
+
+        False: an earlier try of it may be carried out still, a second time.
+        """
 
     def abort(self, cause: str) -> None:
         """End the running call and all after it until ``resume``."""
@@ -74,9 +77,9 @@ class ServiceTarget:
     def __init__(self, client: RowsClient) -> None:
         self._client = client
 
-    def send(self, first_row: int, rows: NDArray[np.float32], *, timeout_s: float) -> None:
+    def send(self, first_row: int, rows: NDArray[np.float32], *, timeout_s: float) -> bool:
         """Send rows; returns when the service confirmed them."""
-        self._client.send_torque_map(first_row, rows, timeout_s=timeout_s)
+        return self._client.send_torque_map(first_row, rows, timeout_s=timeout_s)
 
     def abort(self, cause: str) -> None:
         """End the running call."""

@@ -16,8 +16,8 @@ another software).
 
 A flash that nobody confirmed may be carried out late, even after the reference map was confirmed: the service
 or the box may have kept it back. So until its time is over nothing is armed, and then the reference map is
-sent once more. What is done later still than a set_torque may take would not be seen, nor what a confirmed
-call's own earlier try does.
+sent once more. The same holds for an earlier try of a flash that was confirmed. What is done later still than
+a set_torque may take would not be seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -157,7 +157,7 @@ class RemoteGuard(GuardBase):
 
     def _unfit(self, now: int) -> str | None:
         late_s = self._late_s(now)
-        if not late_s:
+        if not late_s or self.state == "ARMED":
             return None
         return (
             "a flash that was not confirmed may still be carried out, and nobody would know; arm again in "

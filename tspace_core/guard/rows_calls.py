@@ -17,8 +17,11 @@ _SLACK_S = 1.0
 class RowsTarget(Protocol):
     """Carries rows into a vehicle; `tspace_core.link.remote_can.RemoteCanClient` is behind the real one."""
 
-    def send(self, first_row: int, rows: NDArray[np.float32], *, timeout_s: float) -> None:
+    def send(self, first_row: int, rows: NDArray[np.float32], *, timeout_s: float) -> bool:
         """Send rows (Nm, shape (n, columns)) from ``first_row`` on; returns when the service confirmed them.
+
+        Returns:
+            False where an earlier try of the same call may be carried out still, a second time.
 
         Raises:
             LinkError: they are not confirmed; `RemoteCanError.unchanged` says whether it is certain that they
@@ -49,8 +52,8 @@ class RowsCalls:
         now_ns: monotonic clock, ns.
 
     Attributes:
-        late_ns: until when a flash that nobody confirmed may still be carried out, by ``now_ns``; None: the
-            reference map was confirmed in a try that began later.
+        late_ns: until when a flash, or a try of it, that nobody confirmed may still be carried out, by
+            ``now_ns``; None: the reference map was confirmed in a try that began later.
     """
 
     def __init__(
@@ -163,17 +166,19 @@ class RowsCalls:
                 self._counter.notify_all()
         return problem, called_off
 
-    def _send_reference(self) -> None:
-        self._target.send(0, self._reference.copy(), timeout_s=self.limit_s)
+    def _send_reference(self) -> bool:
+        return self._target.send(0, self._reference.copy(), timeout_s=self.limit_s)
 
-    def _call(self, kind: Literal["flash", "try"], call: Callable[[], None], mark: int | None) -> None:
+    def _call(self, kind: Literal["flash", "try"], call: Callable[[], bool], mark: int | None) -> None:
         with self._counter:
             self._check(mark)
             self._running, self._called_off = kind, False
         confirmed, begun_ns = False, self._now_ns()
         try:
-            call()
+            only = call()
             confirmed = True
+            if kind == "flash" and not only:
+                self.late_ns = begun_ns + self._late_ns
             if kind == "try" and self.late_ns is not None and begun_ns >= self.late_ns:
                 self.late_ns = None
         except Exception as error:

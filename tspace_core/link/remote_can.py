@@ -162,13 +162,17 @@ class RemoteCanClient:
 
     def send_torque_map(
         self, first_row: int, rows: NDArray[np.float32], *, timeout_s: float | None = None
-    ) -> None:
+    ) -> bool:
         """Have rows of the torque map flashed; when this returns, the service has confirmed them.
 
         Args:
             first_row: index of the first row on the vehicle's speed axis.
             rows: (4 or more, pedal columns) torques in Nm.
             timeout_s: longest wait; None: ``remote.set_torque_s``.
+
+        Returns:
+            Whether this was its only doing: False where an earlier try was answered by a status after which
+            the service may carry it out still, a second time.
 
         Raises:
             RemoteCanError: with the code; its ``unchanged`` tells whether it is certain that nothing changed.
@@ -193,6 +197,7 @@ class RemoteCanClient:
             require_done(body, self._vehicle.vin)
 
         self._do(call, work)
+        return not call.progress.before
 
     def abort(self, cause: str) -> None:
         """End the running call and those that wait; they and all later ones fail until ``resume``."""
