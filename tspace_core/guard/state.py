@@ -136,8 +136,8 @@ class FlashOutcome:
     """What became of a proposal.
 
     Attributes:
-        result: only APPLIED means that the VCU drives by ``rows``, read back.
-        code: 0, or the failure code 1 to 4 of a flash over CAN.
+        result: only APPLIED means that the VCU drives by ``rows``: read back, or confirmed by the service.
+        code: 0, or the failure code 1 to 4 of a flash over CAN; 2 and 4 through the remote CAN service.
         reason: why, where it was not applied.
         first_row: index of the first row.
         rows: these rows as they are live after it, Nm, float32, shape (4, columns).

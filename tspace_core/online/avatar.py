@@ -5,7 +5,7 @@
     VehicleInterface --stream--> control (Cruncher.filter) --lessons--> keeper --> learner, lake,
             ^------consume----------'                                              MLflow, caller
 
-Everything heavy is imported and opened before the first datagram is listened to. The run ends at the HMI's
+Everything heavy is imported and opened before the HMI is listened to. The run ends at the HMI's
 exit, after the wanted number of episodes, when the watchdog trips, when somebody stops it, or when any task
 crashes: then in the same way, with the first cause.
 """

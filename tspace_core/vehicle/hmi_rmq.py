@@ -25,7 +25,10 @@ def rmq_source(vehicle: Vehicle) -> HmiSource:
 
 
 def hmi_capture_from_rmq(vehicle: Vehicle, servers: QueueServers, port: HmiPort) -> None:
-    """Requests come as messages in the vehicle's topic; an ``exit`` in a datagram is heard all the same."""
+    """Requests come as messages in the vehicle's topic.
+
+    An ``exit`` in a datagram is heard all the same, where the vehicle hears datagrams: on its CAN bus.
+    """
     ears = Ears(
         heard=lambda status: port.post(EVENTS[status], f"HMI: {status}, by message queue"),
         failed=port.failed,

@@ -64,7 +64,8 @@ class FlashOutcomeView:
     """What became of a proposal.
 
     Attributes:
-        result: APPLIED only where the rows were read back from the vehicle.
+        result: APPLIED only where the rows are known to be in effect: read back from the bus, or confirmed by
+            the remote CAN service.
         code: 0, or the failure code of the wire contract.
         reason: why it was not applied.
         first_row: index of the first row.

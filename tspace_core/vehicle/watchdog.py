@@ -47,7 +47,7 @@ class Watchdog:
         return self._tripped
 
     def capture_failure(self, reason: str) -> None:
-        """Count a datagram that was refused, a window that is invalid, a silent bus, a wrong request."""
+        """Count a datagram refused, a window that is invalid or did not come, silence, a wrong request."""
         self._count("capture", reason)
 
     def flash_failure(self, reason: str) -> None:
