@@ -116,6 +116,20 @@ def test_a_lost_spool_only_costs_fetching_again(disk: Lake, box: Box, tmp_path: 
     assert all_keys(disk) == box.keys
 
 
+def test_a_damaged_log_without_origin_is_named(disk: Lake, box: Box, tmp_path: Path) -> None:
+    box.drive(0, 2)
+    box.ahead_s = 100
+    (log,) = collector(disk, box, tmp_path).collect().logs
+    log.origin.unlink()
+    assert not collector(disk, box, tmp_path).collect().windows, "it says itself what it holds"
+    content = log.path.read_bytes()
+    for damaged in (content[:-9], b"no gzip", content[:10] + b"\xff" * 20):
+        log.path.unlink()
+        log.path.write_bytes(damaged)
+        with pytest.raises(StorageError, match="does not say which windows it holds"):
+            collector(disk, box, tmp_path).collect()
+
+
 def test_a_torn_spool_is_read_as_far_as_it_goes(disk: Lake, box: Box, tmp_path: Path) -> None:
     box.drive(0, 4)
     collector(disk, box, tmp_path).collect()

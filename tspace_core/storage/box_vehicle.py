@@ -8,6 +8,7 @@ fetching twice. So a crash between any two steps neither loses a window nor puts
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -216,8 +217,19 @@ class BoxVehicle:
                 self.earlier.append(f"{self.vehicle.id}/{day.name}/{name}")
 
     def _windows_of(self, path: AnyPath) -> dict[str, str]:
-        """What a log without an origin holds: it says so itself."""
-        lines = [parse_line(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        """What a log without an origin holds: it says so itself.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        try:
+            lines = [parse_line(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            message = (
+                f"{path} has no {ORIGIN_SUFFIX} and does not say which windows it holds ({error}): restore "
+                "it from a copy, or move it away, then its windows are collected again"
+            )
+            raise StorageError(message) from error
         return {line.key.removeprefix(f"{self.vehicle.vin}/"): line.etag for line in lines}
 
     def _read_spool(self) -> None:
