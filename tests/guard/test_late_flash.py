@@ -40,6 +40,7 @@ def test_the_reference_map_comes_once_more_when_no_flash_can_be_late(tmp_path: P
     assert len(rig.target.calls) == calls + 1
     assert rig.events[-1] == "reference_repeated"
     assert next(reversed(list(read(rig.audit.path))))["reference"] is True
+    assert rig.guard.counters["late_flash_s"] == 0
     rig.drive(60.0)
     assert len(rig.target.calls) == calls + 1, "once"
 
@@ -51,6 +52,7 @@ def test_nothing_is_armed_while_a_flash_may_be_late(tmp_path: Path) -> None:
     assert not answer.ok
     assert "may still be carried out" in answer.reason
     assert "arm again in 27 s" in answer.reason
+    assert rig.guard.counters["late_flash_s"] == 27
     carry_out(rig.target)
     rig.drive(LIMIT_S)
     rig.arm()

@@ -20,6 +20,7 @@ sent once more. The same holds for an earlier try of a flash that was confirmed.
 a set_torque may take would not be seen.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -102,8 +103,9 @@ class RemoteGuard(GuardBase):
 
     @property
     def counters(self) -> dict[str, int]:
-        """Calls that the service confirmed, and those it did not."""
-        return {f"set_torque_{name}": count for name, count in self._calls.counts.items()}
+        """Calls that the service confirmed, and those it did not; for how long a flash may come late, s."""
+        calls = {f"set_torque_{name}": count for name, count in self._calls.counts.items()}
+        return calls | {"late_flash_s": math.ceil(self._late_s(self._now_ns()) or 0)}
 
     @property
     def standing(self) -> str:
