@@ -198,6 +198,17 @@ def test_a_log_that_is_replaced_while_it_is_taken_is_not_stored(
     assert count["GetObject"] == 2, "of the origin and the source: the log's copy is here"
 
 
+def test_a_log_too_large_for_the_servers_copy_is_uploaded(
+    lake: Lake, s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "COPIED_BYTES", 8)
+    source = put(candump(tmp_path / "a.log", stamps=[3.0]), f"{s3_folder}/inbox")
+    with requests() as count:
+        log = store_raw(lake, source, twin(), "2026-01-05")
+    assert log.path.read_bytes() == source.read_bytes()
+    assert count["CopyObject"] == 0
+
+
 def test_a_later_run_of_the_stage_gives_way(lake: Lake, drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vehicle = twin()
     other = vehicle.model_copy(
