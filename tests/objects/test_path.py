@@ -148,6 +148,13 @@ def test_what_is_replaced_while_it_is_copied_is_never_kept_under_the_old_name(
     assert copy(path).read_text() == "old", "the old content's copy is the old content"
 
 
+def test_a_copy_that_was_deleted_is_fetched_again(s3_folder: str) -> None:
+    path = S3Path(s3_folder) / "m"
+    path.write_text("here")
+    local_copy(path).unlink()
+    assert local_copy(path).read_text() == "here"
+
+
 def test_many_small_copies_are_not_counted_anew_for_each(
     s3_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,12 @@ def cached_file(store: ObjectStore, info: ObjectInfo) -> Path:
     def fill(folder: Path) -> None:
         _fetch(store, info, folder / name)
 
-    return _entry(_mark(store, "", [info]), fill, info.size) / name
+    mark = _mark(store, "", [info])
+    path = _entry(mark, fill, info.size) / name
+    if not path.is_file():  # somebody has tidied up files, not folders
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path = _entry(mark, fill, info.size) / name
+    return path
 
 
 def keep_file(store: ObjectStore, info: ObjectInfo, source: Path) -> None:
