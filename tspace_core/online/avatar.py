@@ -215,6 +215,7 @@ class Avatar:
                 raise
             finally:
                 self._wind_up(supervisor, cruncher)
+                gc.unfreeze()  # what stays frozen at the process's end is reported as leaked by DuckDB
 
     def _ignite(self, car: IgnitableCar, supervisor: Supervisor) -> None:
         # What is loaded by now stays: a full collection of it would stop every thread for some 300 ms.
