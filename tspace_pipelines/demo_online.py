@@ -4,6 +4,7 @@ Twin and bridge are processes of their own, as truck and bridge are; this proces
 and run worker do: it takes the request that the bridge writes when it hears the HMI, and carries out the job.
 """
 
+import gc
 import subprocess
 import sys
 import threading
@@ -64,6 +65,7 @@ def drive_online(runs: Runs, lake: Lake, vehicle: Vehicle, progress: Progress) -
             request = _wait_for_request(runs, spool, out)
             what = "online: observe, infer, flash, learn"
             runs.execute("online_episodes", None, what, request.run_config, request.tags)
+            gc.unfreeze()  # by the run; what is frozen at the process's end DuckDB reports as leaked
             decide(runs.instance, spool, datetime.now(UTC))  # settles the request, as the sensor would
         done = _episodes(lake, vehicle)
     return _report(lake, vehicle, done, out)

@@ -356,8 +356,10 @@ def test_terminate_asks_the_bridge_for_the_reference_map(
     finally:
         bridge.stop()
     assert run.status is Status.CANCELED
+    # It may come while the answer to arming is still on its way; asked for is the reference map in any case.
     assert isinstance(heard[0], Arm)
-    assert isinstance(heard[1], Disarm) and "Interrupted" in heard[1].cause
+    assert isinstance(heard[1], Disarm)
+    assert "Interrupted" in RunStateFile(settings().online_dir / VEHICLE, TRUCK).load().ended
 
 
 def test_a_disk_that_fills_up_between_two_episodes_ends_the_run_and_keeps_the_first(

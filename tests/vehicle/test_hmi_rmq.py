@@ -93,7 +93,7 @@ class TestRmq(HmiContract):
     def test_an_outage_is_one_capture_failure(self, double: RocketMqDouble) -> None:
         listener = listening(double, self.source)
         double.stop()
-        assert "UNAVAILABLE" in listener.failed.get(LIMIT_S)
+        assert "HMI: message queue at" in listener.failed.get(LIMIT_S)
         say(double, "exit")
         double.start()
         assert listener.posted.get(LIMIT_S)[0] is Event.EXIT

@@ -215,15 +215,16 @@ class Avatar:
                 raise
             finally:
                 self._wind_up(supervisor, cruncher)
-                gc.unfreeze()  # what stays frozen at the process's end is reported as leaked by DuckDB
 
     def _ignite(self, car: IgnitableCar, supervisor: Supervisor) -> None:
         # What is loaded by now stays: a full collection of it would stop every thread for some 300 ms.
         gc.freeze()
         try:
             car.ignite(supervisor, lambda: self._do_first(car))
-        except BaseException:
-            car.stream.close()
+        except BaseException as error:
+            supervisor.stop(describe(error))
+            if "hmi_control" not in supervisor.alive():  # which ends the stream itself, with the first cause
+                car.stream.close()
             raise
         self.began = True
         self._tell(f"{self.vehicle.id}: {self.options.mode}, waiting for begin")
