@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.link.remote_server import Behaviour, answer, body, broken_off, failure
+from tests.online.stage import wait_until
 from tests.vehicle.contract import Rig, VehicleInterfaceContract
 from tests.vehicle.fake_bridge import applied
 from tests.vehicle.remote_rig import RemoteRig, quick_truck
@@ -359,6 +360,9 @@ def test_an_episode_thrown_away_does_not_wait_for_the_answer_to_arming(make: Rig
     assert isinstance(rig.bridge.next(), Disarm)
     # The answer that comes late belongs to the episode that is over.
     rig.bridge.server.push(Armed(ok=True, reason="late", live=whole.live))
+    link = rig.car.bridge
+    assert link is not None
+    wait_until(lambda: not link._unanswered, "the late answer")  # pushed by another thread than answers are
     rig.bridge.armed = Armed(ok=True, reason="in time", live=whole.live)
     assert rig.begin().reason == "in time"
 
