@@ -12,11 +12,17 @@
     ├── RecordError            windows, quadruples or episodes that contradict their definition
     │   └── SchemaError        a data frame does not hold its pandera schema
     ├── StorageError           the lake, the catalogue or a replay buffer is missing or damaged
-    │   └── ObjectError        an object in a bucket cannot be read or written
-    │       ├── ObjectMissingError   there is no such object or bucket
-    │       ├── ObjectExistsError    somebody else has written it since it was looked at
-    │       ├── ObjectAccessError    credentials are missing or refused
-    │       └── ObjectServerError    the server is down, slow or answers nonsense
+    │   ├── ObjectError        an object in a bucket cannot be read or written
+    │   │   ├── ObjectMissingError   there is no such object or bucket
+    │   │   ├── ObjectExistsError    somebody else has written it since it was looked at
+    │   │   ├── ObjectAccessError    credentials are missing or refused
+    │   │   └── ObjectServerError    the server is down, slow or answers nonsense
+    │   ├── PoolError          a pool cannot store or give what is asked of it
+    │   │   ├── PoolAccessError      its server refuses the credentials
+    │   │   └── PoolServerError      its server is down, slow or answers nonsense
+    │   ├── SchemaVersionError a store was written in another version of its schema; names the way to migrate
+    │   ├── UnitOfWorkError    units of work are nested, or one cannot be finished
+    │   └── WriterBusyError    somebody else is writing what only one may write at a time
     ├── AgentError             an agent is asked for something its mode or shape does not allow
     │   └── CheckpointError    a checkpoint is missing, incomplete or of another agent
     ├── GuardError             the guard, its token or its audit log cannot vouch for a flash
@@ -106,6 +112,30 @@ class ObjectAccessError(ObjectError):
 
 class ObjectServerError(ObjectError):
     """The object storage is down, too slow, or answers nonsense."""
+
+
+class PoolError(StorageError):
+    """A pool cannot store or give what is asked of it."""
+
+
+class PoolAccessError(PoolError):
+    """The server of a pool refuses the credentials."""
+
+
+class PoolServerError(PoolError):
+    """The server of a pool is down, too slow, or answers nonsense."""
+
+
+class SchemaVersionError(StorageError):
+    """A store was written in another version of its schema; the message names the way to migrate it."""
+
+
+class UnitOfWorkError(StorageError):
+    """Units of work are nested, or one cannot be finished."""
+
+
+class WriterBusyError(StorageError):
+    """Somebody else is writing what only one may write at a time."""
 
 
 class AgentError(TspaceError):

@@ -1,0 +1,1 @@
+"""Situations as vectors: windows of signals, encoded so that similar driving lies close together."""

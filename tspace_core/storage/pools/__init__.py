@@ -1,0 +1,1 @@
+"""Pools: stores of episodes behind one contract, one module a kind of store."""
