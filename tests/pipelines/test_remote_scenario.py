@@ -166,11 +166,12 @@ def _infer(cloud: Cloud, before: dg.DagsterRun) -> None:
     cloud.spool.write("command", "start", RequestOptions(infer=True))
     run = cloud.wait_drives(other_than=before.run_id)
     cloud.watch_flashes()
+    # Before the end: a service may notice a connection that was given up later than the next one is there.
+    assert cloud.state()["connections_at_once"] <= 1
     assert cloud.instance.run_launcher.terminate(run.run_id)
     cloud.wait_status(run, Status.CANCELED)
     cloud.wait_episodes(4)
     wait_until(cloud.on_reference, "the reference map after Terminate")
-    assert cloud.state()["connections_at_once"] <= 1
 
 
 def _look_at_what_is_kept(cloud: Cloud, run: dg.DagsterRun) -> None:
