@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 class SequenceBatch(NamedTuple):
     """A batch of runs of successive records, each within one episode; T is burn-in plus length.
 
-    Where an episode is shorter than T, the sequence begins with its records and the rest is padding: there the
-    mask and all other numbers are 0. The state after the last record is stored, at index n of a sequence of n
-    records. A recurrent agent's input of step t is (action t-1, reward t-1, state t); it begins with zeros.
+    Where an episode is shorter than T, the sequence begins with its records and the rest is padding: there
+    the mask and all other numbers are 0. The state after the last record is there, at index n of a sequence
+    of n records. A recurrent agent's input of step t is (action t-1, reward t-1, state t); it begins with
+    zeros.
     """
 
     states: NDArray[np.float32]
