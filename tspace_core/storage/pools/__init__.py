@@ -1,1 +1,1 @@
-"""Pools: stores of episodes behind one contract, one module a kind of store."""
+"""Stores of episodes, all with one contract: ``pool.Pool``; ``registry.open_pool`` opens one by its URL."""
