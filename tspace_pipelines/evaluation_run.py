@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tspace_core.agents.offline_run import Trained, latest_agent
 from tspace_core.config import Vehicle, driver_ids, load_driver
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay import Replay
 from tspace_pipelines.report_sections import data_section, training_section
-from tspace_pipelines.training_run import Trained, latest_agent
 
 if TYPE_CHECKING:
     from tspace_core.evaluation.comparison import Comparison

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from tspace_core.agents.offline_run import AGENT, Trained
 from tspace_core.config import Vehicle
 from tspace_core.evaluation.sections import (
     DataSection,
@@ -12,7 +13,6 @@ from tspace_core.evaluation.sections import (
     TrainingSection,
 )
 from tspace_core.storage.lake import Lake, RawLog, read_json
-from tspace_pipelines.training_run import AGENT, Trained
 
 if TYPE_CHECKING:
     from tspace_core.evaluation.figures import Picture

@@ -126,3 +126,21 @@ def test_a_broken_csv_is_refused_with_its_place(tmp_path: Path, text: str, words
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         TorqueMap.from_csv(path)
+
+
+@given(
+    arrays(np.float32, (5, 68), elements=st.floats(-2, 2, width=32)),
+    st.lists(st.integers(0, len(PRODUCTION) - FLASHED_ROWS), min_size=5, max_size=5),
+    st.sampled_from((0.5, 1.0, 1.3)),
+)
+def test_many_rows_at_once_are_those_of_single_flashes(
+    actions: np.ndarray, rows: list[int], factor: float
+) -> None:
+    default = make_map()
+    torque, beyond = default.flashed_rows(actions, np.array(rows), budget_nm=250, upper_factor=factor)
+    for k, row in enumerate(rows):
+        flashed = default.flashed(actions[k], row, default, budget_nm=250, upper_factor=factor)
+        there = slice(row, row + FLASHED_ROWS)
+        assert np.array_equal(torque[k], flashed.table[there])
+        asked = default.table[there] + actions[k].reshape(FLASHED_ROWS, -1) * np.float32(250)
+        assert np.array_equal(beyond[k], asked != flashed.table[there])

@@ -12,6 +12,7 @@ import pytest
 
 from tests.pipelines.conftest import VEHICLE, Pipeline, error_text
 from tspace_core.agents import Checkpoint
+from tspace_core.agents.offline_run import latest_agent, train_ddpg
 from tspace_core.agents.tracking import Tracker
 from tspace_core.config import load_vehicle
 from tspace_core.errors import CheckpointError
@@ -23,7 +24,6 @@ from tspace_pipelines.defs.training.schedules import nightly_retraining
 from tspace_pipelines.metadata import MAX_PLOT_BYTES
 from tspace_pipelines.partitions import LOGS
 from tspace_pipelines.resources import LakeResource
-from tspace_pipelines.training_run import latest_agent, train_ddpg
 
 FEW = {"ops": {"ddpg_checkpoint": {"config": {"updates": 20}}}}
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.objects.seaweed import S3
 from tests.pipelines.conftest import VEHICLE, Pipeline, error_text
 from tspace_core.agents import Checkpoint
+from tspace_core.agents.offline_run import latest_agent
 from tspace_core.cli import app
 from tspace_core.config import load_vehicle, settings
 from tspace_core.objects.path import S3Path, local_folder
@@ -22,7 +23,6 @@ from tspace_core.storage.lake import Lake, lake_from_settings
 from tspace_core.storage.replay import Replay
 from tspace_pipelines.definitions import build
 from tspace_pipelines.defs.training.schedules import nightly_retraining
-from tspace_pipelines.training_run import latest_agent
 
 CONFIG = {
     "ops": {

@@ -156,12 +156,31 @@ class TorqueMap:
             )
             raise ConfigError(message)
         rows = slice(first_row, first_row + FLASHED_ROWS)
-        reference = default.table[rows]
-        upper = np.where(reference > 0, reference * np.float32(upper_factor), reference)
-        wanted = reference + np.clip(values.reshape(FLASHED_ROWS, columns), -1, 1) * np.float32(budget_nm)
+        wanted = values.reshape(FLASHED_ROWS, columns)
         table = self.table.copy()
-        table[rows] = np.clip(wanted, reference - np.float32(budget_nm), upper)
+        table[rows] = _within_limits(default.table[rows], wanted, budget_nm, upper_factor)
         return TorqueMap(self.pedal_axis, self.speed_axis_kmh, table)
+
+    def flashed_rows(
+        self, actions: Floats, first_rows: NDArray[np.integer], *, budget_nm: float, upper_factor: float
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """The rows that many actions would flash on this map as the default, by the formula of ``flashed``.
+
+        Args:
+            actions: (n, 4 x columns) float32, finite.
+            first_rows: (n,), index of the first of each action's 4 rows.
+            budget_nm: largest change in Nm.
+            upper_factor: upper limit as a factor of this map where it is positive.
+
+        Returns:
+            (n, 4, columns) torque in Nm, and the same shape: whether the cell asked for more than the limits
+            allow.
+        """
+        windows = np.lib.stride_tricks.sliding_window_view(self.table, FLASHED_ROWS, axis=0)
+        reference = windows.transpose(0, 2, 1)[first_rows]
+        values = actions.reshape(reference.shape)
+        torque = _within_limits(reference, values, budget_nm, upper_factor)
+        return torque, torque != reference + values * np.float32(budget_nm)
 
     def torque(self, pedal: ArrayLike, speed_kmh: ArrayLike) -> NDArray[np.float64]:
         """Bilinear interpolation, clamped at the axes' ends.
@@ -192,6 +211,15 @@ class TorqueMap:
         for array in (self.pedal_axis, self.speed_axis_kmh, self.table):
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         return digest.hexdigest()
+
+
+def _within_limits(reference: Floats, values: Floats, budget_nm: float, upper_factor: float) -> Floats:
+    """``reference + values * budget``, clipped; any shape (..., 4, columns)."""
+    budget = np.float32(budget_nm)
+    upper = np.where(reference > 0, reference * np.float32(upper_factor), reference)
+    wanted = reference + np.clip(values, -1, 1) * budget
+    clipped: Floats = np.clip(wanted, reference - budget, upper)
+    return clipped
 
 
 def _text(value: np.float32) -> str:

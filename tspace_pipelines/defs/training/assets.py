@@ -34,8 +34,8 @@ def ddpg_checkpoint(
     context: dg.AssetExecutionContext, config: DDPGConfig, lake: LakeResource, tracking: TrackingResource
 ) -> dg.MaterializeResult[None]:
     """DDPG trained on the latest replay buffer of a vehicle; a stopped run goes on where it was."""
+    from tspace_core.agents.offline_run import train_ddpg
     from tspace_core.evaluation.figures import training_losses
-    from tspace_pipelines.training_run import train_ddpg
 
     with clear_failure():
         trained = train_ddpg(

@@ -1,4 +1,4 @@
-"""One training run: from a vehicle's latest replay buffer to checkpoints in the lake and a run in MLflow.
+"""One offline training run: from a vehicle's latest replay buffer to checkpoints in the lake, tracked or not.
 
 ::
 
