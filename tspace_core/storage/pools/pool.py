@@ -41,9 +41,9 @@ class GoneError(PoolError):
 class Pool(ABC):
     """A store of episodes.
 
-    A kind of pool implements the methods that begin with ``_``, ``read`` and ``close``; what is common to all,
-    above all the draw of samples, is here. So equal content and an equal generator give an equal batch in
-    every kind.
+    A kind of pool implements the methods that begin with ``_``, ``read`` and ``close``; what is common to
+    all, above all the draw of samples, is here. So equal content and an equal generator give an equal batch
+    in every kind.
 
     An episode's id is ``<log key>#<piece>``, its log key ``<vehicle>/<YYYY-MM-DD>/<name>``: that names its
     place in every store.

@@ -105,7 +105,7 @@ class Query(ConfigModel):
         )
 
     def matching(self, times: NDArray[np.int64], flags: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Positions, ascending, of the records of an episode that ``after``, ``before`` and ``valid`` let through.
+        """Positions, ascending, of an episode's records that ``after``, ``before`` and ``valid`` let through.
 
         Args:
             times: (n,) or (n + 1,) int64 ns UTC; what is beyond the flags is no record.

@@ -239,8 +239,8 @@ def _runs(plan: Plan, positions: Positions) -> list[Run]:
             runs.append(Run(owner, 0, entry.records))
             continue
         found = _positions(plan, entry, positions)
-        for part in np.split(found, np.flatnonzero(np.diff(found) != 1) + 1):
-            runs.append(Run(owner, int(part[0]), len(part)))
+        parts = np.split(found, np.flatnonzero(np.diff(found) != 1) + 1)
+        runs.extend(Run(owner, int(part[0]), len(part)) for part in parts)
     return runs
 
 
