@@ -97,7 +97,7 @@ def train_ddpg(
                 f"{done} of {of} updates, critic loss {point.critic_loss:.4g}, mean value {point.mean_q:.4g}"
             )
 
-    with _one_thread():
+    with one_thread():
         summary = train_offline(
             agent,
             replay,
@@ -122,8 +122,8 @@ def train_ddpg(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Networks this small are no faster on two threads, and much slower where other runs want them too."""
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread: networks this small are no faster on two, and slower beside other runs."""
     import torch
 
     before = torch.get_num_threads()
