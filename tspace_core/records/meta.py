@@ -32,7 +32,8 @@ UNITS: dict[str, str] = {
 class EpisodeMeta(BaseModel):
     """Where an episode comes from and what its numbers mean. Instants are UTC with the zone beside them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no NaN: "NaN", "Infinity" and "-Infinity" stand for them and are read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     episode_id: str
     vehicle_id: str
