@@ -1,0 +1,432 @@
+"""An index of the episodes of a file-based pool, on this machine: SQLite, kept up with the manifests.
+
+It is a cache. Each look compares it with the store first: on a disk with the times of the folders (a manifest
+is replaced by a rename, which changes its folder), in a bucket with a listing's ETags; only what has changed
+is read. So it is never stale, may be deleted at any time, and is made anew where it is damaged or of another
+version. Where it cannot be written it is kept in memory.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from tspace_core.errors import ObjectMissingError, PoolError
+from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.objects.transfer import side_by_side
+from tspace_core.records.meta import EpisodeMeta
+from tspace_core.storage.lake import EPISODES_SUFFIX
+from tspace_core.storage.pools.entry import Entry, layout_mark
+from tspace_core.storage.pools.manifests import Content, parse
+from tspace_core.storage.pools.query import Query
+
+T = TypeVar("T")
+VERSION = 1
+"""To be raised with the tables."""
+_WAIT_S = 60.0
+_YOUNG_NS = 1_000_000_000
+"""What was changed within this time of a look is looked at again: times of files come in ticks, ns."""
+_OWN = ("episode_id", "segment", "log_key", "energy_wh", "distance_m", "duration_s", "end_reason")
+"""Meta fields that tell one episode from another; the rest is kept once for all that share it."""
+_TABLES = """
+CREATE TABLE state (token TEXT, changes INTEGER);
+CREATE TABLE folders (folder TEXT PRIMARY KEY, vehicle TEXT, stamp TEXT) WITHOUT ROWID;
+CREATE TABLE manifests (id INTEGER PRIMARY KEY, folder TEXT, name TEXT, vehicle TEXT, stamp TEXT,
+                        UNIQUE (folder, name));
+CREATE TABLE common (id INTEGER PRIMARY KEY, meta TEXT UNIQUE);
+CREATE TABLE episodes (manifest INTEGER, episode_id TEXT, vehicle_id TEXT, driver_id TEXT, site_id TEXT,
+                       agent TEXT, start_ns INTEGER, end_ns INTEGER, records INTEGER, invalid INTEGER,
+                       state_dim INTEGER, layout TEXT, file TEXT, digest TEXT, common INTEGER, own TEXT);
+CREATE INDEX of_manifest ON episodes (manifest);
+CREATE INDEX by_id ON episodes (episode_id);
+CREATE INDEX by_start ON episodes (start_ns);
+CREATE INDEX by_vehicle ON episodes (vehicle_id, start_ns);
+CREATE INDEX by_driver ON episodes (driver_id, start_ns);
+"""
+_SELECT = (
+    "SELECT episode_id, vehicle_id, driver_id, site_id, agent, start_ns, end_ns, records, invalid, "
+    "state_dim, layout, folder, file, digest, common, own FROM episodes JOIN manifests ON manifests.id = manifest "
+)
+
+Place = tuple[str, str]
+"""Folder of a manifest below the pool's, and its name."""
+Together = Callable[[Callable[[], "_Changes"]], "_Changes"]
+"""Does a read during which nothing becomes visible half-way."""
+
+
+class _Changes(NamedTuple):
+    folders: dict[str, str | None]
+    """New stamps; None: the folder is gone."""
+    manifests: dict[Place, tuple[str, Content] | None]
+    """New stamps and contents; None: the manifest is gone."""
+
+
+class EpisodeIndex:
+    """Finds the episodes below ``area`` (``.../vehicle=<v>/date=<d>/<log>.episodes.json``).
+
+    Args:
+        path: the index file; None keeps it in memory.
+        area: folder of the pool's episodes.
+        together: does the reads that belong together.
+        invalid_of: counts the zeroed records of an episode file whose manifest does not tell them.
+    """
+
+    def __init__(
+        self, path: Path | None, area: AnyPath, together: Together, invalid_of: Callable[[AnyPath], int]
+    ) -> None:
+        self._path = path
+        self._area = area
+        self._together = together
+        self._invalid_of = invalid_of
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = os.getpid()
+
+    def find(self, query: Query) -> list[Entry]:
+        """The episodes that ``query.fits``, as the store is now.
+
+        Raises:
+            PoolError: a manifest is damaged.
+            ObjectError: the bucket cannot be read.
+        """
+        return self._look(query, partial(self._select, query))
+
+    def version(self, query: Query) -> Hashable:
+        """Another value after each change of the store that the query can touch."""
+        return self._look(query, lambda db: tuple(db.execute("SELECT token, changes FROM state").fetchone()))
+
+    def close(self) -> None:
+        """Close the file; a later look opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _look(self, query: Query, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Bring the index up to date as far as the query can touch it, and read it in the same instant."""
+        with self._lock:
+            try:
+                return self._look_once(query, read)
+            except sqlite3.Error as error:
+                self._give_up(error)
+            try:
+                return self._look_once(query, read)
+            except sqlite3.Error:
+                self._path = None
+                self.close()
+            return self._look_once(query, read)
+
+    def _look_once(self, query: Query, read: Callable[[sqlite3.Connection], T]) -> T:
+        db, scope = self._open(), _scope(query)
+        with _transaction(db, "BEGIN"):
+            # What is compared and what is read are one snapshot, whatever other processes do meanwhile.
+            if not self._outdated(db, scope):
+                return read(db)
+        with _transaction(db, "BEGIN IMMEDIATE"):
+            self._apply(db, self._together(partial(self._changes, db, scope)))
+            return read(db)
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        """Leave a damaged file, or one that cannot be used; it is a cache."""
+        self.close()
+        if isinstance(error, sqlite3.OperationalError) or self._path is None:
+            self._path = None  # locked for long, or not writable
+            return
+        with suppress(OSError):
+            for end in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+
+    def _open(self) -> sqlite3.Connection:
+        if self._process != os.getpid():  # a connection does not survive a fork
+            self._connection, self._process = None, os.getpid()
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                self._path = None
+        place = ":memory:" if self._path is None else str(self._path)
+        db = sqlite3.connect(place, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            if _version_of(db) != VERSION:
+                with _transaction(db, "BEGIN IMMEDIATE"):
+                    _make_tables(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    # Comparison with the store
+
+    def _outdated(self, db: sqlite3.Connection, scope: list[str] | None) -> bool:
+        if isinstance(self._area, S3Path):
+            return self._known_manifests(db, scope) != self._listed(scope)
+        known = self._known_folders(db, scope)
+        return "" in known.values() or known != self._folders(scope)
+
+    def _changes(self, db: sqlite3.Connection, scope: list[str] | None) -> _Changes:
+        folders: dict[str, str | None] = {}
+        if isinstance(self._area, S3Path):
+            known, there = self._known_manifests(db, scope), self._listed(scope)
+        else:
+            before, now = self._known_folders(db, scope), self._folders(scope)
+            folders = {name: stamp for name, stamp in now.items() if not stamp or before.get(name) != stamp}
+            folders |= dict.fromkeys(before.keys() - now.keys())
+            known = self._known_manifests(db, [f"{folder}/" for folder in folders])
+            there = {}
+            for folder, stamp in folders.items():
+                there.update(self._manifests_in(folder) if stamp is not None else {})
+        new = [place for place, stamp in there.items() if not stamp or known.get(place) != stamp]
+        contents = self._read_all(new)
+        found: dict[Place, tuple[str, Content] | None] = {
+            place: None if content is None else (there[place], content) for place, content in contents.items()
+        }
+        found |= dict.fromkeys(known.keys() - there.keys())
+        return _Changes(folders, found)
+
+    def _read_all(self, places: list[Place]) -> dict[Place, Content | None]:
+        if not isinstance(self._area, S3Path):
+            return {place: self._read(place) for place in places}
+        return dict(zip(places, side_by_side(self._read, places), strict=True))
+
+    def _read(self, place: Place) -> Content | None:
+        path = self._area / place[0] / place[1]
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, ObjectMissingError):
+            return None
+        except OSError as error:
+            message = f"{path} cannot be read ({error}): correct its rights, or move it away"
+            raise PoolError(message) from error
+        return parse(path, text)
+
+    def _listed(self, scope: list[str] | None) -> dict[Place, str]:
+        """Manifests in a bucket with their ETags."""
+        assert isinstance(self._area, S3Path)
+        base, found = f"{self._area.key}/", {}
+        for beginning in [""] if scope is None else scope:
+            for info in self._area.store.list(base + beginning):
+                parts = info.key[len(base) :].split("/")
+                if len(parts) == 3 and _is_partition(parts[0], parts[1]) and _is_manifest(parts[2]):
+                    found[f"{parts[0]}/{parts[1]}", parts[2]] = info.etag
+        return found
+
+    def _folders(self, scope: list[str] | None) -> dict[str, str]:
+        """Folders on a disk with what tells that they have changed; "": too young to tell."""
+        found, now = {}, time.time_ns()
+        for folder in self._candidates(scope):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                stamp = _stamp(Path(str(self._area), folder).stat(), now)
+                found[folder] = stamp
+        return found
+
+    def _candidates(self, scope: list[str] | None) -> Iterator[str]:
+        beginnings = (
+            scope if scope is not None else [f"{name}/" for name in _children(str(self._area), "vehicle=")]
+        )
+        for beginning in beginnings:
+            if "/date=" in beginning:
+                yield beginning.rstrip("/")
+            else:
+                for name in _children(f"{self._area}/{beginning}", "date="):
+                    yield beginning + name
+
+    def _manifests_in(self, folder: str) -> dict[Place, str]:
+        found, now = {}, time.time_ns()
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{self._area}/{folder}") as there:
+            for item in there:
+                if _is_manifest(item.name):
+                    with suppress(FileNotFoundError):
+                        found[folder, item.name] = _stamp(item.stat(), now)
+        return found
+
+    def _known_folders(self, db: sqlite3.Connection, scope: list[str] | None) -> dict[str, str]:
+        return dict(_scoped(db, "SELECT folder, stamp FROM folders", scope))
+
+    def _known_manifests(self, db: sqlite3.Connection, scope: list[str] | None) -> dict[Place, str]:
+        rows = _scoped(db, "SELECT folder, name, stamp FROM manifests", scope)
+        return {(folder, name): stamp for folder, name, stamp in rows}
+
+    # Changes of the index
+
+    def _apply(self, db: sqlite3.Connection, changes: _Changes) -> None:
+        for folder, stamp in changes.folders.items():
+            if stamp is None:
+                db.execute("DELETE FROM folders WHERE folder = ?", (folder,))
+            else:
+                row = (folder, folder.split("/")[0], stamp)
+                db.execute("INSERT OR REPLACE INTO folders VALUES (?, ?, ?)", row)
+        for place, found in changes.manifests.items():
+            self._replace(db, place, found)
+
+    def _replace(self, db: sqlite3.Connection, place: Place, found: tuple[str, Content] | None) -> None:
+        known = db.execute("SELECT id FROM manifests WHERE folder = ? AND name = ?", place).fetchone()
+        before: list[Any] = []
+        if known is not None:
+            before = db.execute(f"{_SELECT} WHERE manifest = ? ORDER BY episodes.rowid", known).fetchall()
+            db.execute("DELETE FROM episodes WHERE manifest = ?", known)
+            if found is None:
+                db.execute("DELETE FROM manifests WHERE id = ?", known)
+        number = None
+        if found is not None:
+            vehicle = place[0].split("/")[0]
+            row = (known[0] if known else None, *place, vehicle, found[0])
+            number = db.execute("INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?)", row).lastrowid
+            rows = [self._row(db, number, place[0], entry) for entry in found[1]["episodes"]]
+            db.executemany(f"INSERT INTO episodes VALUES ({', '.join('?' * 16)})", rows)  # noqa: S608
+        after = db.execute(f"{_SELECT} WHERE manifest = ? ORDER BY episodes.rowid", (number,)).fetchall()
+        if before != after:
+            db.execute("UPDATE state SET changes = changes + 1")
+
+    def _row(
+        self, db: sqlite3.Connection, number: int | None, folder: str, entry: Content
+    ) -> tuple[Any, ...]:
+        meta = entry["meta"]
+        own = json.dumps({name: meta[name] for name in _OWN if name in meta})
+        common = json.dumps({name: value for name, value in meta.items() if name not in _OWN}, sort_keys=True)
+        db.execute("INSERT OR IGNORE INTO common (meta) VALUES (?)", (common,))
+        shared = db.execute("SELECT id FROM common WHERE meta = ?", (common,)).fetchone()[0]
+        invalid = entry.get("invalid")
+        if invalid is None:
+            invalid = self._invalid_of(self._area / folder / entry["file"])
+        return (
+            number, meta["episode_id"], meta["vehicle_id"], meta["driver_id"], meta["site_id"],
+            meta["action_source"], entry["start_ns"], entry["end_ns"], entry["records"], invalid,
+            meta["window"] * len(meta["signals"]), layout_mark(meta), entry["file"], entry.get("digest", ""),
+            shared, own,
+        )  # fmt: skip
+
+    def _select(self, query: Query, db: sqlite3.Connection) -> list[Entry]:
+        where, values = _where(query)
+        commons: dict[int, str] = {}
+        found = []
+        for row in db.execute(f"{_SELECT} {where} ORDER BY start_ns, episode_id", values):
+            *known, layout, folder, file, mark, common, own = row
+            if common not in commons:
+                commons[common] = db.execute("SELECT meta FROM common WHERE id = ?", (common,)).fetchone()[0]
+            load = partial(_meta, commons[common], own)
+            found.append(Entry(*known, layout, f"{self._area}/{folder}/{file}", mark, load))
+        return found
+
+
+def index_file(local: Path, area: AnyPath) -> Path:
+    """Where the index of a pool's folder lies on this machine."""
+    mark = hashlib.sha256(str(area).encode()).hexdigest()[:12]
+    return local / "index" / f"{area.name}-{mark}.v{VERSION}.sqlite"
+
+
+def _version_of(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    found = _version_of(db)
+    if found == VERSION:  # another process was faster
+        return
+    if found != 0:
+        message = f"an index of version {found}"
+        raise sqlite3.DatabaseError(message)
+    for statement in _TABLES.split(";"):
+        db.execute(statement)
+    db.execute("INSERT INTO state VALUES (?, 0)", (secrets.token_hex(8),))
+    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
+    db.execute(begin)
+    try:
+        yield
+    except BaseException:
+        with suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _scope(query: Query) -> list[str] | None:
+    """Beginnings of the folders in which the query's episodes can lie; None: in all."""
+    if query.episodes:
+        folders = set()
+        for name in query.episodes:
+            parts = name.rpartition("#")[0].split("/")
+            if len(parts) == 3 and all(parts) and "\0" not in name:
+                folders.add(f"vehicle={parts[0]}/date={parts[1]}/")
+        return sorted(folders)
+    if query.vehicles:
+        return sorted({f"vehicle={name}/" for name in query.vehicles if name and not set(name) & {"/", "\0"}})
+    return None
+
+
+def _scoped(db: sqlite3.Connection, select: str, scope: list[str] | None) -> Iterable[tuple[Any, ...]]:
+    if scope is None:
+        return db.execute(select)
+    vehicles = json.dumps([beginning.rstrip("/") for beginning in scope if "/date=" not in beginning])
+    folders = json.dumps([beginning.rstrip("/") for beginning in scope if "/date=" in beginning])
+    where = "vehicle IN (SELECT value FROM json_each(?)) OR folder IN (SELECT value FROM json_each(?))"
+    return db.execute(f"{select} WHERE {where}", (vehicles, folders))
+
+
+def _where(query: Query) -> tuple[str, list[Any]]:
+    """What narrows without a look at the episode files; ``Query.fits`` decides."""
+    clauses, values = [], []
+    for column, wanted in (
+        ("episodes.vehicle_id", query.vehicles),
+        ("driver_id", query.drivers),
+        ("site_id", query.sites),
+        ("agent", query.agents),
+        ("episode_id", query.episodes),
+    ):
+        if wanted:
+            clauses.append(f"{column} IN (SELECT value FROM json_each(?))")  # noqa: S608
+            values.append(json.dumps(wanted))
+    for condition, limit in (
+        ("start_ns >= ?", query.started_from_ns),
+        ("start_ns < ?", query.started_before_ns),
+        ("end_ns > ?", query.after_ns),
+        ("start_ns < ?", query.before_ns),
+        ("records >= ?", query.length_from),
+        ("records <= ?", query.length_to),
+    ):
+        if limit is not None and abs(limit) < 1 << 63:  # SQLite knows no larger numbers
+            clauses.append(condition)
+            values.append(limit)
+    return f"WHERE {' AND '.join(clauses)}" if clauses else "", values
+
+
+def _meta(common: str, own: str) -> EpisodeMeta:
+    return EpisodeMeta.model_validate({**json.loads(common), **json.loads(own)})
+
+
+def _stamp(found: os.stat_result, now: int) -> str:
+    return (
+        "" if now - found.st_ctime_ns < _YOUNG_NS else f"{found.st_ctime_ns}:{found.st_ino}:{found.st_size}"
+    )
+
+
+def _children(folder: str, beginning: str) -> list[str]:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as there:
+        return [item.name for item in there if item.name.startswith(beginning) and item.is_dir()]
+    return []
+
+
+def _is_partition(vehicle: str, day: str) -> bool:
+    return vehicle.startswith("vehicle=") and day.startswith("date=")
+
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith(EPISODES_SUFFIX) and not name.startswith(".")
