@@ -74,7 +74,7 @@ def atomic_write(path: AnyPath, *, if_absent: bool = False, seen: str | None = N
         StorageError: if the body wrote nothing to the temporary path.
     """
     if isinstance(path, S3Path):
-        with _scratch(path) as temporary:
+        with scratch(path) as temporary:
             yield temporary
             _require_written(temporary, path)
             _put(path, temporary, if_absent=if_absent, seen=seen)
@@ -108,7 +108,7 @@ def _place(temporary: Path, path: Path, *, if_absent: bool, seen: str | None) ->
 
 
 @contextmanager
-def _scratch(path: S3Path) -> Iterator[Path]:
+def scratch(path: S3Path) -> Iterator[Path]:
     """A path on this disk with the object's name, for what is going to be put; removed in any case."""
     folder = settings().s3.cache_dir / f".write.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
     folder.mkdir(parents=True)
@@ -142,7 +142,7 @@ def atomic_copy(source: AnyPath, path: AnyPath) -> Iterator[Path]:
         yield local
         how = {"bucket": source.bucket, "source_etag": info.etag}
         etag = path.store.copy(source.key, path.key, if_absent=True, **how)
-        with suppress(OSError), _scratch(path) as linked:
+        with suppress(OSError), scratch(path) as linked:
             linked.hardlink_to(local)
             keep_file(path.store, ObjectInfo(path.key, info.size, etag, datetime.now(UTC)), linked)
         return
@@ -164,7 +164,7 @@ def atomic_directory(path: AnyPath) -> Iterator[Path]:
     """
     if isinstance(path, S3Path):
         bucket_folder.require_absent(path)
-        with _scratch(path) as temporary:
+        with scratch(path) as temporary:
             temporary.mkdir()
             yield temporary
             bucket_folder.put(path, temporary)
