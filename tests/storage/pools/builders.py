@@ -156,8 +156,8 @@ def expected_sequences(
     batch = SequenceBatch(
         np.zeros((len(drawn), length + 1, width), np.float32),
         np.zeros((len(drawn), length, 68), np.float32),
-        *(np.zeros((len(drawn), length), np.float32) for _ in range(4)),
-        memory=None,
+        *np.zeros((4, len(drawn), length), np.float32),
+        None,
     )
     for place, (one, first, count) in enumerate(drawn):
         batch.states[place, : count + 1] = one.states[first : first + count + 1]

@@ -53,7 +53,8 @@ CREATE INDEX by_driver ON episodes (driver_id, start_ns);
 """
 _SELECT = (
     "SELECT episode_id, vehicle_id, driver_id, site_id, agent, start_ns, end_ns, records, invalid, "
-    "state_dim, layout, folder, file, digest, common, own FROM episodes JOIN manifests ON manifests.id = manifest "
+    "state_dim, layout, folder, file, digest, common, own FROM episodes "
+    "JOIN manifests ON manifests.id = manifest "
 )
 
 Place = tuple[str, str]
@@ -315,11 +316,11 @@ class EpisodeIndex:
         commons: dict[int, str] = {}
         found = []
         for row in db.execute(f"{_SELECT} {where} ORDER BY start_ns, episode_id", values):
-            *known, layout, folder, file, mark, common, own = row
+            layout, folder, file, mark, common, own = row[10:]
             if common not in commons:
                 commons[common] = db.execute("SELECT meta FROM common WHERE id = ?", (common,)).fetchone()[0]
             load = partial(_meta, commons[common], own)
-            found.append(Entry(*known, layout, f"{self._area}/{folder}/{file}", mark, load))
+            found.append(Entry(*row[:10], layout, f"{self._area}/{folder}/{file}", mark, load))
         return found
 
 
@@ -383,7 +384,8 @@ def _scoped(db: sqlite3.Connection, select: str, scope: list[str] | None) -> Ite
 
 def _where(query: Query) -> tuple[str, list[Any]]:
     """What narrows without a look at the episode files; ``Query.fits`` decides."""
-    clauses, values = [], []
+    clauses: list[str] = []
+    values: list[Any] = []
     for column, wanted in (
         ("episodes.vehicle_id", query.vehicles),
         ("driver_id", query.drivers),
