@@ -130,13 +130,18 @@ def test_it_cannot_be_written_by_a_query(tmp_path: Path, fresh: Lake) -> None:
     assert found.query("SELECT count(*) FROM logs").item() == 0
 
 
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, fresh: Lake) -> None:
-    raw = store_raw(fresh, candump(tmp_path / "a.log", stamps=[1_767_600_000.0]), twin())
-    path = store_frames(fresh, raw, twin()).path
-    assert path is not None
+def test_a_damaged_file_costs_only_itself_and_is_named_with_what_to_do(tmp_path: Path, fresh: Lake) -> None:
+    for name in ("a", "b"):
+        raw = store_raw(fresh, candump(tmp_path / f"{name}.log", stamps=[1_767_600_000.0 + ord(name)]), twin())
+        path = store_frames(fresh, raw, twin()).path
+        assert path is not None
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StorageError, match=f"damaged: {path}; delete and run the stage again"):
-        Catalogue(tmp_path / "c.duckdb", fresh).query("SELECT * FROM logs")
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
+    ((place, what),) = found.refresh().damaged
+    assert place == str(path) and "delete it and run the stage again" in what
+    assert found.query("SELECT path FROM damaged").rows() == [(str(path),)]
+    assert found.query("SELECT log FROM frames").rows() == [("a.log",)]
+    assert found.query("SELECT count(*) FROM logs").item() == 2
 
 
 def test_leftovers_of_killed_writers_are_not_seen(tmp_path: Path, fresh: Lake) -> None:

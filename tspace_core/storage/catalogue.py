@@ -1,266 +1,196 @@
-"""The catalogue: a DuckDB file with views over the lake, for questions in SQL.
+"""The catalogue: a DuckDB file with tables and views over the lake, for questions in SQL.
 
-============ ====================================================================================
-view         rows
-============ ====================================================================================
-logs         raw logs: key, vehicle, date, log, bytes, and whether frames and signals are stored
-frames       CAN frames, with vehicle, date and log
-signals      signals on the grid, with vehicle, date and log; columns that a vehicle lacks are null
-episodes     visible episodes: vehicle, driver, site, log, records, energy, distance, reward, times
-records      rows of the visible episodes, with their episode_id
-replay       versions of replay buffers
-checkpoints  steps of training runs
-============ ====================================================================================
+============== ====================================================================================
+name           rows
+============== ====================================================================================
+logs           raw logs: key, vehicle, date, log, bytes, and whether frames and signals are stored
+frames         CAN frames, with vehicle, date and log
+signals        signals on the grid, with vehicle, date and log; columns that a vehicle lacks are null
+episodes       visible episodes: vehicle, driver, site, log, records, energy, distance, reward, times,
+               local day and ISO week, how many records are invalid, flashed, clipped
+records        rows of the visible episodes, with their episode_id
+losses         what did not become a record, by log and reason
+flashes        a flash a row: time, log, episode, rows, what it changed, outcome
+replay         versions of replay buffers
+checkpoints    steps of training runs
+quarantine     what failed a check, with the reason
+metrics        what units of work in batches reported
+policy_actions what scored checkpoints would have done
+damaged        files that could not be read, with what is wrong and what to do
+============== ====================================================================================
 
-One process writes at a time: ``refresh``. Views hold absolute paths; after moving a lake, refresh. The file
-is on this machine, also where the lake is a bucket: ``query`` can read its views then, DuckDB alone cannot.
+One process writes at a time. It makes the next file beside the current one and renames it, so a reader has
+the catalogue of one refresh from its first row to its last, is never held up, and never holds up the writer;
+so have other programs that read the file. Tables hold rows, views hold absolute paths: after moving a lake,
+refresh. The file is derived: one that is damaged, foreign or of another version is made anew. It is on this
+machine, also where the lake is a bucket: ``query`` can read its views then, DuckDB alone cannot.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspace_core.errors import StorageError
-from tspace_core.objects.path import AnyPath, local_copy
-from tspace_core.objects.transfer import side_by_side
-from tspace_core.storage.bucket_folder import MANIFEST
+from tspace_core.storage.catalogue_build import Refreshed, build
+from tspace_core.storage.catalogue_lock import only_writer
+from tspace_core.storage.catalogue_tables import CATALOGUE_VERSION
+from tspace_core.storage.catalogue_views import quoted
 from tspace_core.storage.duckdb_files import let_read
-from tspace_core.storage.folders import file_sizes
-from tspace_core.storage.lake import Lake, RawLog, read_json
+from tspace_core.storage.files import atomic_write
+from tspace_core.storage.lake import Lake
 
 if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
-_WAIT_S = 10.0
-_FRAMES_COLUMNS = (
-    "time BIGINT, segment USMALLINT, bus UTINYINT, id UINTEGER, flags UTINYINT, length UTINYINT, "
-    "payload UBIGINT, payload_long BLOB, vehicle VARCHAR, date DATE, log VARCHAR"
-)
-_SIGNALS_COLUMNS = (
-    "time TIMESTAMPTZ, log_time_ns BIGINT, segment USMALLINT, velocity FLOAT, thrust FLOAT, brake FLOAT, "
-    "current FLOAT, voltage FLOAT, energy_wh DOUBLE, energy_s DOUBLE, distance_m DOUBLE, "
-    "vehicle VARCHAR, date DATE, log VARCHAR"
-)
-_RECORDS_COLUMNS = (
-    "time TIMESTAMPTZ, state FLOAT[], action FLOAT[], first_row INTEGER, reward FLOAT, flags UTINYINT, "
-    "episode_id VARCHAR"
-)
+WAIT_S = 120.0
+"""How long a refresh waits for another one that is under way, s."""
 
 
 class Catalogue:
-    """Views over a lake in a DuckDB file.
+    """Tables and views over a lake in a DuckDB file.
 
     Args:
         path: the DuckDB file; made by the first ``refresh`` or ``query``.
-        lake: what the views are over; may be empty or partly there.
+        lake: what it is over; may be empty or partly there.
     """
 
     def __init__(self, path: Path, lake: Lake) -> None:
         self.path = path
         self.lake = lake
 
-    def refresh(self) -> None:
-        """Make the views anew from what lies in the lake now.
+    def refresh(self, *, wait_s: float = WAIT_S) -> Refreshed:
+        """Make the catalogue of what lies in the lake now; files that have not changed are not read again.
+
+        Where another process is at it, this waits. Where that one began after this was called, its result
+        serves this one, too.
+
+        Args:
+            wait_s: how long to wait for another writer.
 
         Raises:
-            StorageError: if another process keeps the file open for longer than 10 s.
+            WriterBusyError: another process writes it for longer than that.
+            ObjectError: a lake in a bucket cannot be read.
+            StorageError: the file cannot be written (the folder is read-only, the disk is full): the
+                catalogue before stays.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._connection(read_only=False) as connection:
-            self._view(connection, "frames", _FRAMES_COLUMNS)
-            self._view(connection, "signals", _SIGNALS_COLUMNS)
-            for name, columns, rows in (
-                ("logs", _LOGS, self._logs()),
-                ("episodes", _EPISODES, self._episodes()),
-                ("replay", _REPLAY, self._versions("replay", 2, _replay_row)),
-                ("checkpoints", _CHECKPOINTS, self._versions("checkpoints", 3, _checkpoint_row)),
-            ):
-                _table(connection, name, columns, rows)
-            self._records(connection)
+        asked_ns = time.time_ns()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with only_writer(self._beside(".lock"), f"the catalogue {self.path}", wait_s=wait_s):
+                return self._since(asked_ns) or self._write()
+        except OSError as error:
+            raise self._unwritable(error) from error
 
-    def query(self, sql: str) -> "pl.DataFrame":
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> "pl.DataFrame":
         """Return the result of one SQL statement; reads only.
 
+        Args:
+            sql: the statement; ``$name`` stands for a parameter.
+            parameters: their values.
+
         Raises:
-            StorageError: if the statement is wrong, with DuckDB's words, or the file is in use.
+            StorageError: if the statement is wrong, with DuckDB's words, or a file cannot be read.
         """
         import duckdb
         import polars as pl
 
-        if not self.path.is_file():
-            self.refresh()
-        with self._connection(read_only=True) as connection:
+        with self.reading() as connection:
             try:
-                relation = connection.sql(sql)
+                relation = connection.sql(sql, params=dict(parameters or {}) or None)
                 return pl.DataFrame() if relation is None else pl.DataFrame(relation.pl())
             except (duckdb.Error, OSError) as error:
                 message = f"the catalogue {self.path} cannot answer {sql!r}: {error}"
                 raise StorageError(message) from error
 
-    def _view(self, connection: "duckdb.DuckDBPyConnection", area: str, columns: str) -> None:
-        files: list[AnyPath] = list((self.lake.root / area).glob("vehicle=*/date=*/*.parquet"))
-        if not files:
-            _empty_view(connection, area, columns)
-            return
-        pattern = _quoted(f"{self.lake.root}/{area}/vehicle=*/date=*/*.parquet")
-        self._execute(
-            connection,
-            files,
-            f"CREATE OR REPLACE VIEW {area} AS SELECT * EXCLUDE (filename), "  # noqa: S608
-            "regexp_replace(parse_filename(filename), '\\.parquet$', '') AS log "
-            f"FROM read_parquet({pattern}, hive_partitioning = true, union_by_name = true, filename = true, "
-            "hive_types = {'date': DATE, 'vehicle': VARCHAR})",
-        )
-
-    def _execute(self, connection: "duckdb.DuckDBPyConnection", files: list[AnyPath], sql: str) -> None:
-        import duckdb
-
-        try:
-            connection.execute(sql)
-        except (duckdb.Error, OSError) as error:
-            damaged = [str(path) for path in files if not _is_parquet(path)]
-            what = f"damaged: {', '.join(damaged)}; delete" if damaged else f"{error}; correct"
-            message = f"the catalogue cannot read the lake {self.lake.root}: {what} and run the stage again"
-            raise StorageError(message) from error
-
-    def _records(self, connection: "duckdb.DuckDBPyConnection") -> None:
-        files = self.lake.episodes()
-        if not files:
-            _empty_view(connection, "records", _RECORDS_COLUMNS)
-            return
-        # The join keeps out files that no manifest names; states may differ in length between vehicles.
-        pattern = _quoted(f"{self.lake.root}/episodes/vehicle=*/date=*/*.parquet")
-        self._execute(
-            connection,
-            files,
-            "CREATE OR REPLACE VIEW records AS SELECT r.* EXCLUDE (filename, state, action), "  # noqa: S608
-            "state::FLOAT[] AS state, action::FLOAT[] AS action, e.episode_id FROM "
-            f"read_parquet({pattern}, filename = true, hive_partitioning = false, union_by_name = true) r "
-            "JOIN episodes e ON e.path = r.filename",
-        )
-
-    def _logs(self) -> list[tuple[Any, ...]]:
-        sizes = file_sizes(self.lake.root / "raw", "*/*/*")
-        stored = {
-            path
-            for area in ("frames", "signals", "episodes")
-            for path in file_sizes(self.lake.root / area, "vehicle=*/date=*/*")
-        }
-
-        def row(log: RawLog) -> tuple[Any, ...]:
-            made = (self.lake.frames(log), self.lake.signals(log), self.lake.episodes_manifest(log))
-            known = (log.key, log.vehicle_id, log.date, log.name, sizes.get(log.path, 0))
-            return *known, *(path in stored for path in made)
-
-        return [row(log) for log in self.lake.raw_logs()]
-
-    def _episodes(self) -> list[tuple[Any, ...]]:
-        rows = []
-        manifests = self.lake.episode_manifests()
-        for manifest, content in zip(manifests, side_by_side(read_json, manifests), strict=True):
-            for entry in content["episodes"]:
-                meta = entry["meta"]
-                rows.append(
-                    (
-                        *(
-                            meta[name]
-                            for name in ("episode_id", "vehicle_id", "driver_id", "site_id", "timezone")
-                        ),
-                        *(meta[name] for name in ("log_key", "segment", "time_source", "action_source")),
-                        *(meta[name] for name in ("reward_kind", "energy_wh", "distance_m", "duration_s")),
-                        meta["end_reason"],
-                        entry["records"],
-                        entry["reward_sum"],
-                        entry["start_ns"],
-                        entry["end_ns"],
-                        # Episodes from before these were kept lack them until their stage runs again.
-                        meta.get("default_map_sha256"),
-                        meta["budget_nm"],
-                        meta.get("upper_factor"),
-                        str(manifest.parent / entry["file"]),
-                    )
-                )
-        return rows
-
-    def _versions(self, area: str, depth: int, row: Any) -> list[tuple[Any, ...]]:
-        manifests = (self.lake.root / area).glob("/".join((*"*" * depth, MANIFEST)))
-        folders = sorted(manifest.parent for manifest in manifests)
-        return [row(folder) for folder in folders if not folder.name.startswith(".")]
-
     @contextmanager
-    def _connection(self, *, read_only: bool) -> Iterator["duckdb.DuckDBPyConnection"]:
+    def reading(self) -> Iterator["duckdb.DuckDBPyConnection"]:
+        """A connection that reads the catalogue as it is now, however often it is refreshed meanwhile.
+
+        Raises:
+            StorageError: there is none, and none can be made.
+        """
         import duckdb
 
-        deadline = time.monotonic() + _WAIT_S
-        while True:
+        # An own database with the file attached: a process that still reads the one before would get that
+        # again from ``duckdb.connect(path)``.
+        with duckdb.connect() as connection:
+            let_read(connection, self.lake.root)
             try:
-                connection = duckdb.connect(str(self.path), read_only=read_only)
-                break
-            except duckdb.IOException as error:
-                if "lock" not in str(error).lower() or time.monotonic() > deadline:
+                self._attach(connection)
+            except (duckdb.Error, _OtherVersionError):
+                # There is none yet, it is not ours, or somebody has opened it for writing.
+                self.refresh()
+                try:
+                    self._attach(connection)
+                except (duckdb.Error, _OtherVersionError) as error:
                     message = f"the catalogue {self.path} cannot be opened: {error}"
                     raise StorageError(message) from error
-                time.sleep(0.05)
-        try:
-            connection.execute("SET TimeZone = 'UTC'")
-            let_read(connection, self.lake.root)
             yield connection
-        finally:
-            connection.close()
+
+    def _attach(self, connection: "duckdb.DuckDBPyConnection") -> None:
+        if not self.path.is_file():
+            message = "it does not exist"
+            raise _OtherVersionError(message)
+        connection.execute("USE memory")
+        connection.execute("DETACH DATABASE IF EXISTS catalogue")
+        connection.execute(f"ATTACH {quoted(str(self.path))} AS catalogue (READ_ONLY)")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("USE catalogue")
+        found = connection.execute("SELECT version FROM about").fetchall()
+        if found != [(CATALOGUE_VERSION,)]:
+            message = f"its version is {found}, expected {CATALOGUE_VERSION}"
+            raise _OtherVersionError(message)
+
+    def _since(self, asked_ns: int) -> Refreshed | None:
+        """What another process made that began after this instant."""
+        import duckdb
+
+        with suppress(duckdb.Error, _OtherVersionError), duckdb.connect() as connection:
+            self._attach(connection)
+            ((begun, lake, number, read, files),) = connection.execute(
+                "SELECT begun_ns, lake, refresh, files_read, (SELECT count(*) FROM sources) FROM about"
+            ).fetchall()
+            if lake == str(self.lake.root) and asked_ns <= begun <= time.time_ns():
+                damaged = connection.execute("FROM damaged ORDER BY ALL").fetchall()
+                return Refreshed(number, files, read, tuple(damaged))
+        return None
+
+    def _write(self) -> Refreshed:
+        import duckdb
+
+        for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp*"):
+            leftover.unlink(missing_ok=True)  # of a writer that was killed: the lock is ours
+        begun_ns = time.time_ns()
+        try:
+            with atomic_write(self.path) as temporary:
+                try:
+                    done = build(self.lake, temporary, self.path if self.path.is_file() else None, begun_ns)
+                finally:
+                    temporary.with_name(f"{temporary.name}.wal").unlink(missing_ok=True)
+                # Whoever opened it for writing would lock readers out.
+                temporary.chmod(0o444)
+                # A log of a file that is no longer there would be taken for the new one's.
+                self.path.with_name(f"{self.path.name}.wal").unlink(missing_ok=True)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise self._unwritable(error) from error
+        except duckdb.Error as error:
+            message = f"the catalogue of {self.lake.root} cannot be made: {error}; please report it"
+            raise StorageError(message) from error
+        return done
+
+    def _unwritable(self, error: Exception) -> StorageError:
+        message = (
+            f"the catalogue {self.path} cannot be made ({error}); the one before is as it was: make room or "
+            "correct the rights of its folder"
+        )
+        return StorageError(message)
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(f".{self.path.name}{suffix}")
 
 
-_LOGS = (
-    "key VARCHAR, vehicle VARCHAR, date DATE, log VARCHAR, bytes BIGINT, frames BOOLEAN, signals BOOLEAN, "
-    "episodes BOOLEAN"
-)
-_EPISODES = (
-    "episode_id VARCHAR, vehicle VARCHAR, driver VARCHAR, site VARCHAR, timezone VARCHAR, log_key VARCHAR, "
-    "segment INTEGER, time_source VARCHAR, action_source VARCHAR, reward_kind VARCHAR, energy_wh DOUBLE, "
-    "distance_m DOUBLE, duration_s DOUBLE, end_reason VARCHAR, records BIGINT, reward_sum DOUBLE, "
-    "start_ns BIGINT, end_ns BIGINT, default_map_sha256 VARCHAR, budget_nm DOUBLE, upper_factor DOUBLE, "
-    "path VARCHAR"
-)
-_REPLAY = "name VARCHAR, version VARCHAR, manifest JSON, path VARCHAR"
-_CHECKPOINTS = "agent VARCHAR, run VARCHAR, step VARCHAR, path VARCHAR"
-
-
-def _replay_row(folder: AnyPath) -> tuple[Any, ...]:
-    text = (folder / MANIFEST).read_text(encoding="utf-8")
-    return folder.parent.name, folder.name, text, str(folder)
-
-
-def _checkpoint_row(folder: AnyPath) -> tuple[Any, ...]:
-    return folder.parent.parent.name, folder.parent.name, folder.name, str(folder)
-
-
-def _table(
-    connection: "duckdb.DuckDBPyConnection", name: str, columns: str, rows: list[tuple[Any, ...]]
-) -> None:
-    connection.execute(f"CREATE OR REPLACE TABLE {name} ({columns})")
-    if rows:
-        marks = ", ".join("?" * len(rows[0]))
-        connection.executemany(f"INSERT INTO {name} VALUES ({marks})", rows)  # noqa: S608
-
-
-def _empty_view(connection: "duckdb.DuckDBPyConnection", name: str, columns: str) -> None:
-    parts = [column.rsplit(" ", 1) for column in columns.split(", ")]
-    selected = ", ".join(f"NULL::{kind} AS {column}" for column, kind in parts)
-    connection.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT {selected} WHERE false")
-
-
-def _is_parquet(path: AnyPath) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        pq.read_metadata(local_copy(path))
-    except (OSError, StorageError, pa.ArrowException):
-        return False
-    return True
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+class _OtherVersionError(Exception):
+    """A catalogue that is to be made anew."""

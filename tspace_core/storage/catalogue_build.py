@@ -1,0 +1,221 @@
+"""How the next catalogue is made: from the one before, and from what has changed in the lake since."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tspace_core import __version__
+from tspace_core.errors import ObjectAccessError, ObjectServerError, StorageError
+from tspace_core.objects.path import S3Path, any_path, local_copy
+from tspace_core.objects.transfer import side_by_side
+from tspace_core.records.episode import RecordFlag
+from tspace_core.storage.catalogue_feeds import Seen, Source
+from tspace_core.storage.catalogue_tables import (
+    CATALOGUE_VERSION,
+    FED,
+    Rows,
+    insert,
+    insert_read,
+    make_tables,
+    stamps_of,
+    take_over,
+)
+from tspace_core.storage.catalogue_views import (
+    folder_of,
+    is_parquet,
+    make_view,
+    make_views_over_tables,
+    quoted,
+    views_over_files,
+)
+from tspace_core.storage.duckdb_files import let_read
+from tspace_core.storage.lake import Lake
+
+if TYPE_CHECKING:
+    import duckdb
+
+_AGAIN = "delete it and run the stage again"
+_COUNTED = (RecordFlag.ZEROED, RecordFlag.FLASHED, RecordFlag.CLIPPED)
+_AT_ONCE = 2000
+"""Files whose flags are read by one statement."""
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a refresh did.
+
+    Attributes:
+        number: counted over the refreshes of this file.
+        files: that rows are read from.
+        files_read: of these, new or changed ones.
+        damaged: files that cost their own rows, with what is wrong and what to do.
+    """
+
+    number: int
+    files: int
+    files_read: int
+    damaged: tuple[tuple[str, str], ...]
+
+
+def build(lake: Lake, target: Path, old: Path | None, begun_ns: int) -> Refreshed:
+    """Make a catalogue at ``target``, which does not exist.
+
+    Args:
+        lake: what it is of.
+        target: the new file.
+        old: the catalogue before, if there is one; whatever it is, it is only read.
+        begun_ns: when the refresh began, ns UTC.
+
+    Raises:
+        ObjectError: a bucket cannot be read.
+        OSError: a folder cannot be read, or the file not be written.
+        duckdb.Error: the file cannot be written.
+        StorageError: the lake's files cannot be read as tables.
+    """
+    import duckdb
+
+    seen = Seen(lake)
+    sources = seen.sources()
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        let_read(connection, lake.root)
+        number, kept = _attach_old(connection, lake, old, sources, seen)
+        connection.execute(f"ATTACH {quoted(str(target))} AS new")
+        connection.execute("USE new")
+        make_tables(connection, "new")
+        take_over(connection, "old", "new", sorted(kept))
+        changed = [source for source in sources if source.path not in kept]
+        harm = _Harm()
+        insert_read(connection, "new", _with_flags(connection, _read_all(lake, changed, harm), harm))
+        logs, foreign = seen.logs()
+        insert(connection, "new.logs", logs)
+        harm.files.update(foreign)
+        _find_torn_strays(connection, seen, harm)
+        for view in views_over_files():
+            files = seen.parquet(folder_of(view))
+            for path in make_view(connection, lake.root, view, files, sorted(harm.files.keys() & {*files})):
+                harm.files[path] = f"torn, it is no whole Parquet file: {_AGAIN}"
+        make_views_over_tables(connection)
+        damaged = sorted(harm.files.items())
+        insert(connection, "new.damaged", damaged)
+        stamps = [(source.path, source.stamp) for source in sources if source.path not in harm.sources]
+        insert(connection, "new.sources", stamps)
+        about = (CATALOGUE_VERSION, str(lake.root), __version__, begun_ns, number, len(changed))
+        insert(connection, "new.about", [about])
+        connection.execute("USE memory")
+        connection.execute("DETACH new")  # what is still in the log gets into the file
+    return Refreshed(number, len(sources), len(changed), tuple(damaged))
+
+
+@dataclass
+class _Harm:
+    """What is damaged: files with what is wrong, and the sources to be read again the next time."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
+
+
+def _attach_old(
+    connection: "duckdb.DuckDBPyConnection", lake: Lake, old: Path | None, sources: list[Source], seen: Seen
+) -> tuple[int, set[str]]:
+    """Attach the catalogue before as ``old``; its number + 1, and the sources whose rows still hold."""
+    import duckdb
+
+    if old is None:
+        return 1, set()
+    try:
+        connection.execute(f"ATTACH {quoted(str(old))} AS old (READ_ONLY)")
+        about = connection.execute("SELECT version, lake, refresh FROM old.about").fetchall()
+        if [row[:2] for row in about] != [(CATALOGUE_VERSION, str(lake.root))]:
+            return 1, set()
+        before = stamps_of(connection, "old")
+        paths = connection.execute("SELECT path, source_file FROM old.episodes").fetchall()
+    except duckdb.Error:
+        return 1, set()  # not one of ours, or damaged: it is derived, so it is made anew from all files
+    gone = {source for path, source in paths if path not in seen.areas["episodes"]}
+    kept = {source.path for source in sources if before.get(source.path) == source.stamp}
+    return int(about[0][2]) + 1, kept - gone
+
+
+def _read_all(lake: Lake, sources: Sequence[Source], harm: _Harm) -> list[tuple[str, Rows]]:
+    def read(source: Source) -> Rows | str | None:
+        try:
+            return source.read()
+        except (ObjectAccessError, ObjectServerError):
+            raise
+        except (OSError, StorageError) as error:
+            # What was removed since it was listed is no damage.
+            return str(error) if any_path(source.path).is_file() else None
+
+    # A bucket answers slowly, several requests at a time; a disk is fast, and Python reads one at a time.
+    found = side_by_side(read, sources) if isinstance(lake.root, S3Path) else map(read, sources)
+    rows = []
+    for source, content in zip(sources, found, strict=True):
+        if isinstance(content, dict):
+            rows.append((source.path, content))
+            continue
+        harm.sources.add(source.path)
+        if content is not None:
+            harm.files[source.path] = content
+    return rows
+
+
+def _with_flags(
+    connection: "duckdb.DuckDBPyConnection", read: list[tuple[str, Rows]], harm: _Harm
+) -> Iterator[tuple[str, Rows]]:
+    """Add to rows of episodes what their records' flags say; a torn episode is left out."""
+    position = [column.split()[0] for column in FED["episodes"].split(", ")].index("path")
+    paths = [row[position] for _, rows in read for row in rows.get("episodes", ())]
+    counts = {
+        path: count
+        for start in range(0, len(paths), _AT_ONCE)
+        for path, count in _flag_counts(connection, paths[start : start + _AT_ONCE], harm).items()
+    }
+    for source, rows in read:
+        if "episodes" in rows:
+            whole = [row for row in rows["episodes"] if row[position] in counts]
+            if len(whole) < len(rows["episodes"]):
+                harm.sources.add(source)
+            rows["episodes"] = [(*row, *counts[row[position]]) for row in whole]
+        yield source, rows
+
+
+def _flag_counts(
+    connection: "duckdb.DuckDBPyConnection", paths: list[str], harm: _Harm
+) -> dict[str, tuple[int, int, int]]:
+    """Records that are zeroed, flashed and clipped, by file."""
+    import duckdb
+
+    counted = ", ".join(f"count(*) FILTER (flags & {int(bit)} <> 0)" for bit in _COUNTED)
+    sql = f"SELECT filename, {counted} FROM read_parquet(?, filename = true) GROUP BY filename"  # noqa: S608
+    try:
+        found = connection.execute(sql, [paths]).fetchall()
+    except (duckdb.Error, OSError):
+        found = [row for path in paths for row in _flag_counts_of(path, harm)]
+    return {path: (zeroed, flashed, clipped) for path, zeroed, flashed, clipped in found}
+
+
+def _flag_counts_of(path: str, harm: _Harm) -> Iterator[tuple[str, int, int, int]]:
+    """The same of one file, which may be torn."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    local = local_copy(any_path(path))
+    try:
+        flags = pq.read_table(local, columns=["flags"], partitioning=None).column("flags").drop_null()
+        values = flags.to_numpy().astype(np.uint8)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        harm.files[path] = f"torn, it is no episode ({error}): {_AGAIN}"
+        return
+    zeroed, flashed, clipped = (int(np.count_nonzero(values & int(bit))) for bit in _COUNTED)
+    yield path, zeroed, flashed, clipped
+
+
+def _find_torn_strays(connection: "duckdb.DuckDBPyConnection", seen: Seen, harm: _Harm) -> None:
+    """A file that no manifest names is no episode, but the view looks into it."""
+    visible = {path for (path,) in connection.execute("SELECT path FROM new.episodes").fetchall()}
+    for path in seen.parquet("episodes"):
+        if path not in visible and path not in harm.files and not is_parquet(any_path(path)):
+            harm.files[path] = "it is no whole Parquet file and no manifest names it: move it away"
