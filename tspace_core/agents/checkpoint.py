@@ -30,6 +30,7 @@ from tspace_core.objects.path import AnyPath, local_folder
 from tspace_core.storage.bucket_folder import MANIFEST
 from tspace_core.storage.files import atomic_directory, sha256, sweep
 from tspace_core.storage.folders import remove_directory
+from tspace_core.storage.writer import DIRECT, Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,14 +80,18 @@ def _hash(values: Mapping[str, Any]) -> str:
 
 
 def write_checkpoint(
-    directory: AnyPath, manifest: CheckpointManifest, components: Mapping[str, Component]
+    directory: AnyPath,
+    manifest: CheckpointManifest,
+    components: Mapping[str, Component],
+    *,
+    writer: Writer = DIRECT,
 ) -> None:
     """Write a checkpoint; ``directory`` appears whole or not at all.
 
     Raises:
         StorageError: ``directory`` exists already.
     """
-    with atomic_directory(directory) as folder:
+    with writer.directory(directory) as folder:
         for name, component in components.items():
             path = folder / f"{name}.safetensors"
             save_file({key: tensor.detach().clone() for key, tensor in component.tensors.items()}, path)
@@ -245,8 +250,18 @@ class CheckpointStore:
             raise CheckpointError(message)
         return self.path(steps[-1])
 
-    def save(self, agent: "DPG", step: int, extra: Mapping[str, Component] | None = None) -> AnyPath:
+    def save(
+        self,
+        agent: "DPG",
+        step: int,
+        extra: Mapping[str, Component] | None = None,
+        *,
+        writer: Writer = DIRECT,
+    ) -> AnyPath:
         """Save the agent, with further components beside its own, then remove what is older than the newest.
+
+        With a unit of work as the writer, the checkpoint is there at the unit's commit; those that are there
+        before stay as many as are kept.
 
         Raises:
             CheckpointError: the run has a checkpoint of that step already.
@@ -255,7 +270,7 @@ class CheckpointStore:
         if (path / MANIFEST).is_file():
             message = f"{path}: exists already; resume the run from its latest checkpoint or choose a new run"
             raise CheckpointError(message)
-        agent.save(path, step=step, extra=extra)
+        agent.save(path, step=step, extra=extra, writer=writer)
         self.trim()
         return path
 

@@ -13,6 +13,7 @@ from tspace_core.config import DDPGHyperparameters
 from tspace_core.errors import AgentError
 from tspace_core.objects.path import AnyPath
 from tspace_core.storage.replay import ReplayBatch
+from tspace_core.storage.writer import DIRECT, Writer
 
 Mode = Literal["train", "infer"]
 
@@ -104,7 +105,12 @@ class DPG(ABC):
     def _components(self) -> Mapping[str, Component]: ...
 
     def save(
-        self, directory: AnyPath, *, step: int = 0, extra: Mapping[str, Component] | None = None
+        self,
+        directory: AnyPath,
+        *,
+        step: int = 0,
+        extra: Mapping[str, Component] | None = None,
+        writer: Writer = DIRECT,
     ) -> None:
         """Write a checkpoint into the new folder ``directory``.
 
@@ -113,7 +119,9 @@ class DPG(ABC):
             StorageError: ``directory`` exists already.
         """
         self._require_training("save")
-        write_checkpoint(directory, self._manifest(step), {**self._components(), **(extra or {})})
+        write_checkpoint(
+            directory, self._manifest(step), {**self._components(), **(extra or {})}, writer=writer
+        )
 
     def save_policy(
         self, directory: AnyPath, *, step: int = 0, extra: Mapping[str, Component] | None = None

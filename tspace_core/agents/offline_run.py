@@ -23,11 +23,12 @@ from tspace_core.config import DDPGHyperparameters, load_hyperparameters
 from tspace_core.errors import CheckpointError
 from tspace_core.objects.fields import PathField
 from tspace_core.objects.path import AnyPath
-from tspace_core.storage.files import write_text
 from tspace_core.storage.lake import Lake, read_json
+from tspace_core.storage.writer import DIRECT, Writer
 
 if TYPE_CHECKING:
     from tspace_core.agents.tracking import RunTracker
+    from tspace_core.storage.replay import Replay
 
 AGENT = "ddpg"
 
@@ -59,6 +60,7 @@ def train_ddpg(
     seed: int | None = None,
     tracker: "Callable[[str], RunTracker] | None" = None,
     tell: Callable[[str], object] = lambda line: None,
+    writer: Writer = DIRECT,
 ) -> Trained:
     """Train a fresh agent on the vehicle's latest replay buffer; a stopped run goes on.
 
@@ -69,6 +71,7 @@ def train_ddpg(
         seed: default: that of the hyperparameters.
         tracker: makes the tracker of a run by its name; None tracks nothing.
         tell: is told how far it is, ten times a run.
+        writer: of the last checkpoint and the pointer to it.
 
     Raises:
         StorageError: there is no replay buffer.
@@ -79,11 +82,10 @@ def train_ddpg(
     from tspace_core.agents.training import SeriesPoint, train_offline
     from tspace_core.storage.replay import Replay
 
-    hyper = load_hyperparameters(AGENT)
-    hyper = hyper if seed is None else hyper.model_copy(update={"seed": seed})
+    hyper = _hyperparameters(seed)
     total = updates or hyper.offline_updates
     replay = Replay.open(lake.replay(vehicle_id))
-    run = f"{vehicle_id}-{replay.manifest.version}-{_hash(hyper)}"
+    run = _run(vehicle_id, replay, hyper)
     folder = lake.checkpoints(AGENT, run)
     store = CheckpointStore(folder, keep=hyper.checkpoints_kept, every=hyper.offline_checkpoint_every)
     agent = DDPG(hyper, replay.layout.state_dim, replay.layout.action_dim)
@@ -106,24 +108,45 @@ def train_ddpg(
             checkpoints=store,
             progress=progress,
             resume=True,
+            writer=writer,
         )
     trained = Trained(
         vehicle_id=vehicle_id,
         run=run,
-        step=store.steps()[-1],
+        step=summary.updates,
         summary=summary,
         hyperparameters=hyper,
         finished=datetime.now(UTC),
         folder=folder,
     )
     content = trained.model_dump(mode="json", exclude={"folder"})
-    write_text(_pointer(lake, vehicle_id), json.dumps(content, indent=1))
+    writer.text(_pointer(lake, vehicle_id), json.dumps(content, indent=1))
     return trained
+
+
+def run_name(lake: Lake, vehicle_id: str, *, seed: int | None = None) -> str:
+    """Name of the run that ``train_ddpg`` would do: by vehicle, replay version, hyperparameters and seed.
+
+    Raises:
+        StorageError: there is no replay buffer.
+    """
+    from tspace_core.storage.replay import Replay
+
+    return _run(vehicle_id, Replay.open(lake.replay(vehicle_id)), _hyperparameters(seed))
+
+
+def _hyperparameters(seed: int | None) -> DDPGHyperparameters:
+    hyper = load_hyperparameters(AGENT)
+    return hyper if seed is None else hyper.model_copy(update={"seed": seed})
+
+
+def _run(vehicle_id: str, replay: "Replay", hyper: DDPGHyperparameters) -> str:
+    return f"{vehicle_id}-{replay.manifest.version}-{_hash(hyper)}"
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch work on one thread: networks this small are no faster on two, and slower beside other runs."""
+    """Let torch work on one thread: networks this small are no faster on two, and slower beside others."""
     import torch
 
     before = torch.get_num_threads()

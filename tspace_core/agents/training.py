@@ -16,7 +16,9 @@ from tspace_core.agents.returns import episode_returns, running_reward
 from tspace_core.agents.tracking import NullTracker, RunTracker
 from tspace_core.errors import AgentError, CheckpointError
 from tspace_core.objects.fields import PathField
+from tspace_core.objects.path import AnyPath
 from tspace_core.storage.replay import Replay
+from tspace_core.storage.writer import DIRECT, Writer
 
 _log = logging.getLogger(__name__)
 
@@ -137,6 +139,7 @@ def train_offline(
     progress: Progress | None = None,
     resume: bool = False,
     report_every: int = REPORT_EVERY,
+    writer: Writer = DIRECT,
 ) -> TrainSummary:
     """Train an agent on a replay buffer.
 
@@ -152,6 +155,8 @@ def train_offline(
         progress: Called after each point of the series.
         resume: Go on from the latest checkpoint of ``checkpoints``; without one, begin.
         report_every: Updates a point of the series.
+        writer: Of the last checkpoint. Those before it are always visible at once: a stopped run goes on
+            from them.
 
     Raises:
         AgentError: dimensions or discount do not fit, or training diverged (names the update and the last
@@ -174,7 +179,7 @@ def train_offline(
     elif not agent.normalised:
         agent.fit_normaliser(replay.state_mean, replay.state_std)
     tracker = tracker or NullTracker()
-    first = state.done
+    first, saved = state.done, _latest(checkpoints)
     began = time.perf_counter()
     with _tracked(tracker, agent, replay, updates, state):
         while state.done < updates:
@@ -186,7 +191,8 @@ def train_offline(
                 if progress is not None:
                     progress(state.done, updates, point)
             if checkpoints is not None and (checkpoints.due(state.done) or state.done == updates):
-                checkpoints.save(agent, state.done, {state.NAME: state.component()})
+                how = writer if state.done == updates else DIRECT
+                saved = checkpoints.save(agent, state.done, {state.NAME: state.component()}, writer=how)
         wall = time.perf_counter() - began
         if state.done > first:
             tracker.metrics(state.done, {"updates_per_s": (state.done - first) / wall})
@@ -202,10 +208,14 @@ def train_offline(
         series=tuple(state.series),
         value_range=(low, high),
         overestimating=bool(state.series) and not low <= state.series[-1].mean_q <= high,
-        checkpoint=checkpoints.latest() if checkpoints is not None and checkpoints.steps() else None,
+        checkpoint=saved,
         wall_s=wall,
         updates_per_s=(state.done - first) / wall,
     )
+
+
+def _latest(checkpoints: CheckpointStore | None) -> AnyPath | None:
+    return checkpoints.latest() if checkpoints is not None and checkpoints.steps() else None
 
 
 def _one_update(agent: DPG, replay: Replay, state: _RunState, checkpoints: CheckpointStore | None) -> None:
@@ -213,7 +223,7 @@ def _one_update(agent: DPG, replay: Replay, state: _RunState, checkpoints: Check
     try:
         losses = agent.train(batch)
     except AgentError as error:
-        last = checkpoints.latest() if checkpoints is not None and checkpoints.steps() else "none"
+        last = _latest(checkpoints) or "none"
         message = f"training stopped at update {state.done + 1}: {error} (last good checkpoint: {last})"
         raise AgentError(message) from error
     agent.update_target()
