@@ -16,6 +16,7 @@ from tspace_core.storage import episodes_table, frames_table, signals_table
 from tspace_core.storage.files import atomic_write, sha256, write_text
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
 from tspace_core.storage.lake import Lake, RawLog, read_json, read_json_version
+from tspace_core.storage.pools.digest import digest, zeroed
 from tspace_core.storage.raw_store import driver_of
 from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
 
@@ -54,6 +55,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     )
     manifest = lake.episodes_manifest(raw)
     seen: str | None = None
+    found: dict[str, Any] = {}
     if manifest.is_file():
         found, seen = read_json_version(manifest)
         if found["summary"]["fingerprint"] == mark:
@@ -69,6 +71,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     context = LogContext(vehicle, site, default, driver, raw.key, signals["time_source"])
     report = CutReport()
     entries = _write_all(lake, raw, mark, cut_episodes(table, context, flashes, report))
+    entries += _kept(found, entries)
     summary = _summary(lake, raw, mark, entries, report, vehicle).model_copy(
         update={"dropped": read.dropped, "messages": read.messages}
     )
@@ -81,8 +84,18 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
         if found["fingerprint"] != mark:
             raise
         return EpisodesSummary(**from_metadata(found, lake.root))
-    _remove_old(manifest, {entry["file"] for entry in entries}, raw)
+    _remove_old(manifest, {entry["file"] for entry in entries}, raw, found)
     return summary
+
+
+def _kept(found: dict[str, Any], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a pool has added to the log's episodes: this stage did not make it and does not remove it.
+
+    An episode that it now makes itself takes the place of one of that id.
+    """
+    own = {entry["meta"]["episode_id"] for entry in entries}
+    added = (entry for entry in found.get("episodes", []) if entry.get("pool"))
+    return [entry for entry in added if entry["meta"]["episode_id"] not in own]
 
 
 def _write_all(lake: Lake, raw: RawLog, mark: str, episodes: Iterator[Episode]) -> list[dict[str, Any]]:
@@ -105,6 +118,8 @@ def episode_entry(path: AnyPath, episode: Episode) -> dict[str, Any]:
         "reward_sum": float(episode.rewards.sum(dtype="f8")),
         "reward_min": float(episode.rewards.min()),
         "reward_max": float(episode.rewards.max()),
+        "invalid": zeroed(episode),
+        "digest": digest(episode),
         "meta": episode.meta.model_dump(mode="json"),
     }
 
@@ -144,8 +159,11 @@ def _summary(
     )
 
 
-def _remove_old(manifest: AnyPath, current: set[str], raw: RawLog) -> None:
-    """Remove episode files of this log that the manifest no longer names."""
+def _remove_old(manifest: AnyPath, current: set[str], raw: RawLog, found: dict[str, Any]) -> None:
+    """Remove episode files of this log that the manifest no longer names; a pool's by their names."""
+    for entry in found.get("episodes", []):
+        if entry.get("pool") and entry["file"] not in current:
+            (manifest.parent / entry["file"]).unlink(missing_ok=True)
     prefix = f"{raw.name}."
     for path in manifest.parent.iterdir():
         rest = path.name.removeprefix(prefix)

@@ -156,7 +156,10 @@ def expected_sequences(
     batch = SequenceBatch(
         np.zeros((len(drawn), length + 1, width), np.float32),
         np.zeros((len(drawn), length, 68), np.float32),
-        *np.zeros((4, len(drawn), length), np.float32),
+        np.zeros((len(drawn), length), np.float32),
+        np.zeros((len(drawn), length), np.float32),
+        np.zeros((len(drawn), length), np.float32),
+        np.zeros((len(drawn), length), np.float32),
         None,
     )
     for place, (one, first, count) in enumerate(drawn):

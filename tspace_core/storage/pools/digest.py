@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from tspace_core.records.episode import Episode
+from tspace_core.records.episode import Episode, RecordFlag
 
 
 def digest(episode: Episode) -> str:
@@ -25,3 +25,8 @@ def digest(episode: Episode) -> str:
     ):
         found.update(np.ascontiguousarray(array, dtype).data)
     return found.hexdigest()
+
+
+def zeroed(episode: Episode) -> int:
+    """Records of an episode whose reward is not their action's."""
+    return int(np.count_nonzero(episode.flags & int(RecordFlag.ZEROED)))

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.records.meta import EpisodeMeta
 from tspace_core.records.policy import ACTION_DIM
+from tspace_core.storage.pools.digest import zeroed
 from tspace_core.storage.replay_manifest import ReplayLayout
 
+__all__ = ["Entry", "layout_mark", "layout_of_meta", "zeroed"]
 _LAYOUT = (
     "rate_hz", "window", "signals", "reward_kind", "gamma", "budget_nm", "pedal_axis", "speed_axis_kmh",
 )  # fmt: skip
@@ -64,11 +63,6 @@ class Entry:
     def order(self) -> tuple[int, str]:
         """What entries are in the order of."""
         return self.start_ns, self.episode_id
-
-
-def zeroed(episode: Episode) -> int:
-    """Records of an episode whose reward is not their action's."""
-    return int(np.count_nonzero(episode.flags & int(RecordFlag.ZEROED)))
 
 
 def layout_of_meta(meta: EpisodeMeta) -> ReplayLayout:

@@ -36,11 +36,11 @@ from tspace_core.errors import (
     WriterBusyError,
 )
 from tspace_core.objects.path import AnyPath, S3Path, any_path, local_copy
-from tspace_core.records.episode import Episode
+from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.storage.episodes_stage import episode_entry
 from tspace_core.storage.lake import EPISODES_SUFFIX, Lake
 from tspace_core.storage.pools import manifests
-from tspace_core.storage.pools.entry import Entry, zeroed
+from tspace_core.storage.pools.entry import Entry
 from tspace_core.storage.pools.index import EpisodeIndex, index_file
 from tspace_core.storage.pools.manifests import Content
 from tspace_core.storage.pools.pool import GoneError, Pool, refuse_other
@@ -60,7 +60,6 @@ class _Spooled:
     """An episode on this disk, about to be stored."""
 
     path: Path
-    number: int
     digest: str
     entry: Content
 
@@ -203,8 +202,6 @@ class FilePool(Pool):
 
     def _invalid_of(self, path: AnyPath) -> int:
         """Zeroed records of a file whose manifest does not tell them; 0 where it cannot be read."""
-        from tspace_core.records.episode import RecordFlag
-
         try:
             flags = self._read_times_and_flags(local_copy(path))[1]
         except (ObjectAccessError, ObjectServerError):
@@ -219,7 +216,7 @@ class FilePool(Pool):
         with self._spool() as folder:
             spooled: dict[str, list[_Spooled]] = {}
             for number, (episode, mark) in enumerate(episodes):
-                found = self._spooled(folder / f"{number}", number, episode, mark)
+                found = self._spooled(folder / f"{number}", episode, mark)
                 spooled.setdefault(episode.meta.log_key, []).append(found)
             return self._repeated(lambda: self._plan_store(spooled), "store")
 
@@ -240,11 +237,10 @@ class FilePool(Pool):
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _spooled(self, path: Path, number: int, episode: Episode, mark: str) -> _Spooled:
+    def _spooled(self, path: Path, episode: Episode, mark: str) -> _Spooled:
         self._write_file(path, episode)
         entry = episode_entry(path, episode)
-        entry.update({"invalid": zeroed(episode), "digest": mark, "pool": True})
-        return _Spooled(path, number, mark, entry)
+        return _Spooled(path, mark, {**entry, "pool": True})
 
     def _repeated(self, plan: Callable[[], list[_Manifest]], doing: str) -> int:
         """Do what a plan says; again, where somebody else has changed a manifest meanwhile."""

@@ -19,7 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tspace_core.errors import ObjectMissingError, PoolError
+from pydantic import ValidationError
+
+from tspace_core.errors import ObjectMissingError, PoolError, SchemaVersionError
 from tspace_core.objects.path import AnyPath, S3Path
 from tspace_core.objects.transfer import side_by_side
 from tspace_core.records.meta import EpisodeMeta
@@ -51,9 +53,12 @@ CREATE INDEX by_start ON episodes (start_ns);
 CREATE INDEX by_vehicle ON episodes (vehicle_id, start_ns);
 CREATE INDEX by_driver ON episodes (driver_id, start_ns);
 """
+_KNOWN = (
+    "episode_id", "vehicle_id", "driver_id", "site_id", "agent", "start_ns", "end_ns", "records", "invalid",
+    "state_dim",
+)  # fmt: skip
 _SELECT = (
-    "SELECT episode_id, vehicle_id, driver_id, site_id, agent, start_ns, end_ns, records, invalid, "
-    "state_dim, layout, folder, file, digest, common, own FROM episodes "
+    f"SELECT {', '.join(_KNOWN)}, layout, folder, file, digest, common, own FROM episodes "  # noqa: S608
     "JOIN manifests ON manifests.id = manifest "
 )
 
@@ -316,11 +321,20 @@ class EpisodeIndex:
         commons: dict[int, str] = {}
         found = []
         for row in db.execute(f"{_SELECT} {where} ORDER BY start_ns, episode_id", values):
-            layout, folder, file, mark, common, own = row[10:]
+            *known, layout, folder, file, mark, common, own = row
             if common not in commons:
                 commons[common] = db.execute("SELECT meta FROM common WHERE id = ?", (common,)).fetchone()[0]
             load = partial(_meta, commons[common], own)
-            found.append(Entry(*row[:10], layout, f"{self._area}/{folder}/{file}", mark, load))
+            place = f"{self._area}/{folder}/{file}"
+            found.append(
+                Entry(
+                    **dict(zip(_KNOWN, known, strict=True)),
+                    layout=layout,
+                    place=place,
+                    digest=mark,
+                    load_meta=load,
+                )
+            )
         return found
 
 
@@ -411,7 +425,17 @@ def _where(query: Query) -> tuple[str, list[Any]]:
 
 
 def _meta(common: str, own: str) -> EpisodeMeta:
-    return EpisodeMeta.model_validate({**json.loads(common), **json.loads(own)})
+    found = {**json.loads(common), **json.loads(own)}
+    try:
+        return EpisodeMeta.model_validate(found)
+    except ValidationError as error:
+        fields = ", ".join(sorted({str(item["loc"][0]) for item in error.errors()}))
+        message = (
+            f"episode {found['episode_id']!r} was stored by tspace {found.get('software_version')} "
+            f"with other meta information (fields {fields}): run its log's stage again, `tspace ingest` with "
+            "the log, or `tspace convert` with that version to Avro and with this one back"
+        )
+        raise SchemaVersionError(message) from error
 
 
 def _stamp(found: os.stat_result, now: int) -> str:

@@ -7,6 +7,7 @@ it makes its episodes anew and keeps those that a pool has added.
 """
 
 import json
+import secrets
 from typing import Any
 
 from tspace_core.errors import ObjectMissingError, PoolError
@@ -91,7 +92,13 @@ def with_episodes(lake: Lake, manifest: AnyPath, content: Content | None, episod
         except (ValueError, TypeError) as error:
             raise _damaged(folder / manifest.name, str(error)) from error
         summary = before.model_copy(update={**sums, "reused": False})
-    return json.dumps({"summary": to_metadata(summary, lake.root), "episodes": episodes}, indent=1)
+    # No two versions are ever equal: who has seen an earlier one does not take a later one for it.
+    found = {
+        "revision": secrets.token_hex(8),
+        "summary": to_metadata(summary, lake.root),
+        "episodes": episodes,
+    }
+    return json.dumps(found, indent=1)
 
 
 def _damaged(manifest: AnyPath, why: str) -> PoolError:

@@ -1,0 +1,67 @@
+"""Pools by their URL: one line a kind."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tspace_core.errors import PoolError
+
+if TYPE_CHECKING:
+    from tspace_core.storage.pools.pool import Pool
+
+
+def _parquet(rest: str) -> "Pool":
+    from tspace_core.storage.pools.parquet import ParquetPool
+
+    return ParquetPool(rest)
+
+
+def _avro(rest: str) -> "Pool":
+    from tspace_core.storage.pools.avro import AvroPool
+
+    return AvroPool(rest)
+
+
+def _mongodb(rest: str) -> "Pool":
+    from tspace_core.storage.pools.mongo import MongoPool
+
+    return MongoPool(rest)
+
+
+_KINDS: dict[str, Callable[[str], "Pool"]] = {"parquet": _parquet, "avro": _avro, "mongodb": _mongodb}
+
+
+def open_pool(url: str) -> "Pool":
+    """Open a pool by its URL.
+
+    Args:
+        url: ``parquet:<root>`` or ``avro:<root>``, the root being a folder or ``s3://bucket/prefix``;
+            ``mongodb:<database>`` on the server of ``settings().mongodb_uri``; a root alone is a lake's:
+            Parquet.
+
+    Raises:
+        PoolError: the URL names no pool.
+        PoolAccessError, PoolServerError: a server refuses, or does not answer.
+    """
+    kind, separator, rest = str(url).partition(":")
+    if separator and kind in _KINDS:
+        if not rest or rest.startswith("//"):
+            message = f"pool {hidden(url)!r}: give what comes after {kind}: as {_FORMS[kind]}"
+            raise PoolError(message)
+        return _KINDS[kind](rest)
+    if not url or (separator and "://" in url and kind != "s3"):
+        message = f"pool {hidden(url)!r} is of no known kind: give it as {', '.join(_FORMS.values())}"
+        raise PoolError(message)
+    return _parquet(url)
+
+
+_FORMS = {
+    "parquet": "parquet:<folder or s3://bucket/prefix>",
+    "avro": "avro:<folder or s3://bucket/prefix>",
+    "mongodb": "mongodb:<database>",
+}
+
+
+def hidden(url: str) -> str:
+    """A URL without what stands before an @: user and password are not for messages."""
+    before, separator, after = url.rpartition("@")
+    return f"{before.partition(':')[0]}:...@{after}" if separator else url
