@@ -235,7 +235,9 @@ def apply(
     except ObjectMissingError:
         if _read(root, record.id) is None:
             return aside  # somebody else has done all of it meanwhile
-        raise
+        if (root / UNITS / record.id).is_dir():
+            raise
+        # What was staged goes when all is done: somebody else has just done it, the record goes next.
     gone: list[str] = []
     for operation in record.operations:
         path = root / operation.path
