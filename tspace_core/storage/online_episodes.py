@@ -24,10 +24,10 @@ from tspace_core.objects.path import AnyPath, S3Path
 from tspace_core.records.episode import Episode
 from tspace_core.storage import episodes_table
 from tspace_core.storage.episodes_stage import episode_entry, totals
-from tspace_core.storage.files import atomic_write, write_text
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
 from tspace_core.storage.lake import Lake, RawLog, read_json
 from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
+from tspace_core.storage.writer import DIRECT, Writer
 
 ONLINE_VERSION = 1
 """To be raised when the same episode is stored in another way."""
@@ -76,6 +76,7 @@ def store_online_episode(
     counts: OnlineCounts | None = None,
     training_log: Mapping[str, Any] | None = None,
     live_map: TorqueMap | None = None,
+    writer: Writer = DIRECT,
 ) -> EpisodesSummary:
     """Store the pieces of one online episode; all of it becomes visible at once.
 
@@ -89,6 +90,7 @@ def store_online_episode(
         counts: what did not become a record.
         training_log: JSON of what happened, stored beside the pieces.
         live_map: map that was live at the end, stored beside them.
+        writer: a unit of work that the episode becomes visible with.
 
     Raises:
         ObjectError: a lake in a bucket cannot be written; nothing of the episode is visible.
@@ -109,25 +111,26 @@ def store_online_episode(
         for number, episode in enumerate(episodes):
             path = lake.episode(log, mark, number)
             written.append(path)
-            with atomic_write(path) as temporary:
+            with writer.file(path) as temporary:
                 episodes_table.write(temporary, episode)
             entries.append(episode_entry(path, episode))
         if training_log is not None:
             written.append(lake.training_log(log))
-            write_text(written[-1], json.dumps(training_log, indent=1, allow_nan=False))
+            writer.text(written[-1], json.dumps(training_log, indent=1, allow_nan=False))
         if live_map is not None:
             written.append(lake.last_live_map(log))
-            with atomic_write(written[-1]) as temporary:
+            with writer.file(written[-1]) as temporary:
                 live_map.to_csv(temporary)
         summary = _summary(key, mark, folder, entries, counts)
         content = {"summary": to_metadata(summary, lake.root), "episodes": entries}
         written.append(manifest)
-        write_text(manifest, json.dumps(content, indent=1), if_absent=True)
+        writer.text(manifest, json.dumps(content, indent=1), if_absent=True)
     except ObjectExistsError:
         # Someone else has just stored an episode of this key: the same, or the key was given twice.
         return _found(lake, manifest, key, mark)
     except BaseException as error:
-        _remove(manifest, written)
+        if writer is DIRECT:
+            _remove(manifest, written)
         if isinstance(error, OSError):
             message = (
                 f"online episode {key} of {sum(map(len, episodes))} records is lost: {folder} cannot be "

@@ -19,6 +19,7 @@ from tspace_core.storage.files import atomic_write
 from tspace_core.storage.lake import Lake, RawLog, read_json
 from tspace_core.storage.online_episodes import OnlineCounts, store_online_episode
 from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
+from tspace_core.storage.unit_of_work import UnitOfWork
 
 WAITING = "waiting"
 _TAKEN_OUT = "quarantined"
@@ -58,9 +59,11 @@ class EpisodeOutbox:
         Arguments and errors are those of ``store_online_episode``. The paths returned are the lake's.
         """
         place = self._lake if self._direct else self._waiting
-        summary = store_online_episode(
-            place, vehicle, key, episodes, counts=counts, training_log=training_log, live_map=live_map
-        )
+        with UnitOfWork(place, name=f"online episode {key}") as unit:
+            summary = store_online_episode(
+                place, vehicle, key, episodes, counts=counts, training_log=training_log,
+                live_map=live_map, writer=unit,
+            )  # fmt: skip
         if self._direct:
             return summary
         moved = from_metadata(to_metadata(summary, self._waiting.root), self._lake.root)

@@ -138,7 +138,8 @@ class UnitOfWork:
 
         Raises:
             UnitOfWorkError: the unit is not open, has this place already, or it is outside of the lake.
-            StorageError: nothing was written.
+            StorageError: nothing was written; in a bucket: it cannot be staged.
+            OSError: it cannot be staged, for example because the disk is full.
         """
         with self._place(path) as way, self._unit.stage_file(next(self._numbers), way) as (temporary, found):
             yield temporary
@@ -202,8 +203,7 @@ class UnitOfWork:
             raise UnitOfWorkError(message)
         self._places.add(way)
         try:
-            with self._our_errors():
-                yield way
+            yield way
         except BaseException:
             self._places.discard(way)
             raise
