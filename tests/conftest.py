@@ -17,7 +17,7 @@ settings.load_profile("tspace")
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-pytest_plugins = ["tests.objects.seaweed"]
+pytest_plugins = ["tests.objects.seaweed", "tests.storage.pools.mongo_server"]
 
 
 @pytest.fixture(scope="session", autouse=True)
