@@ -21,7 +21,7 @@ from tspace_core.objects.transfer import side_by_side
 MANIFEST = "manifest.json"
 LEFT_BEHIND_S = 60.0
 """Files without a manifest that are older than this are taken for a killed writer's, s."""
-_AREAS = {"replay": 2, "checkpoints": 3}
+_AREAS = {"replay": 2, "checkpoints": 3, "embeddings/encoders": 2}
 """Where such folders lie: so many levels below each of these."""
 
 
