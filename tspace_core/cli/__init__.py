@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tspace_core import __version__
-from tspace_core.cli import bridge, bus, data, drive, guard, release, report, twin
+from tspace_core.cli import bridge, bus, catalogue, data, drive, guard, release, report, twin
 from tspace_core.errors import TspaceError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(bus.app)
 app.add_typer(bridge.app)
+app.add_typer(catalogue.app)
 app.add_typer(data.app)
 app.add_typer(drive.app)
 app.add_typer(guard.app)

@@ -1,7 +1,6 @@
-"""Commands on data at rest: ingest, vehicles, catalogue."""
+"""Commands on data at rest: ingest, vehicles."""
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,15 +9,10 @@ from tspace_core.cli.options import DataDir, VehicleId, open_lake
 from tspace_core.errors import TspaceError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from tspace_core.config import Vehicle
     from tspace_core.objects.path import AnyPath
     from tspace_core.storage.ingest import IngestResult
     from tspace_core.storage.lake import Lake
-
-ROWS_SHOWN = 100
-"""Rows of an answer that are printed for people."""
 
 app = typer.Typer()
 
@@ -174,51 +168,3 @@ def vehicles() -> None:
             typer.echo(f"{name:<16}{config.type:<12}{config.description}")
     if failed:
         raise typer.Exit(1)
-
-
-@app.command()
-def catalogue(
-    sql: Annotated[str, typer.Argument(help="One SQL statement, e.g. 'SELECT * FROM episodes'.")],
-    *,
-    data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON lines.")] = False,
-) -> None:
-    """Ask the catalogue of the lake: views logs, frames, signals, episodes, records, replay, checkpoints."""
-    import polars as pl
-
-    from tspace_core.storage.catalogue import Catalogue
-
-    lake = open_lake(data_dir)
-    store = Catalogue(lake.local / "catalogue.duckdb", lake)
-    store.refresh()
-    answer = store.query(sql)
-    if as_json:
-        typer.echo(answer.write_ndjson(), nl=False)
-        return
-    with pl.Config(
-        tbl_rows=ROWS_SHOWN,
-        tbl_cols=-1,
-        tbl_width_chars=-1,
-        fmt_str_lengths=80,
-        tbl_hide_dataframe_shape=True,
-    ):
-        table = str(answer)
-    width = shutil.get_terminal_size().columns
-    if answer.is_empty() or max(map(len, table.splitlines())) <= width:
-        typer.echo(table)
-    else:
-        _print_rows(answer)
-    if answer.height > ROWS_SHOWN:
-        typer.echo(
-            f"{answer.height} rows, {ROWS_SHOWN} shown; add LIMIT and OFFSET, or --json for all", err=True
-        )
-
-
-def _print_rows(answer: "pl.DataFrame") -> None:
-    """A column a line, for rows that are wider than the terminal."""
-    label = max(map(len, answer.columns))
-    for number, row in enumerate(answer.head(ROWS_SHOWN).iter_rows(named=True), start=1):
-        typer.echo(f"row {number}")
-        for name, value in row.items():
-            text = "-" if value is None else str(value)
-            typer.echo(f"  {name:<{label}}  {text}")

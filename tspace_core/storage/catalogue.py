@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from tspace_core.errors import StorageError
 from tspace_core.storage.catalogue_build import Refreshed, build
 from tspace_core.storage.catalogue_lock import only_writer
+from tspace_core.storage.catalogue_queries import named_query
 from tspace_core.storage.catalogue_tables import CATALOGUE_VERSION
 from tspace_core.storage.catalogue_views import quoted
 from tspace_core.storage.duckdb_files import let_read
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 WAIT_S = 120.0
 """How long a refresh waits for another one that is under way, s."""
+
+_SHOWN = 300
+"""Characters of a statement that a message repeats."""
 
 
 class Catalogue:
@@ -102,8 +106,19 @@ class Catalogue:
                 relation = connection.sql(sql, params=dict(parameters or {}) or None)
                 return pl.DataFrame() if relation is None else pl.DataFrame(relation.pl())
             except (duckdb.Error, OSError) as error:
-                message = f"the catalogue {self.path} cannot answer {sql!r}: {error}"
+                asked = sql if len(sql) < _SHOWN else f"{sql[:_SHOWN]}..."
+                message = f"the catalogue {self.path} cannot answer {asked!r}: {error}"
                 raise StorageError(message) from error
+
+    def named(self, name: str, parameters: Mapping[str, str | None] | None = None) -> "pl.DataFrame":
+        """Return the answer to a query that comes with tspace, see ``catalogue_queries``.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+            StorageError: it has no such parameter, a value has another type, or a file cannot be read.
+        """
+        query = named_query(name)
+        return self.query(query.sql, query.values(parameters or {}))
 
     @contextmanager
     def reading(self) -> Iterator["duckdb.DuckDBPyConnection"]:
@@ -117,7 +132,7 @@ class Catalogue:
         # An own database with the file attached: a process that still reads the one before would get that
         # again from ``duckdb.connect(path)``.
         with duckdb.connect() as connection:
-            let_read(connection, self.lake.root)
+            prepare(connection, self.lake)
             try:
                 self._attach(connection)
             except (duckdb.Error, _OtherVersionError):
@@ -137,7 +152,6 @@ class Catalogue:
         connection.execute("USE memory")
         connection.execute("DETACH DATABASE IF EXISTS catalogue")
         connection.execute(f"ATTACH {quoted(str(self.path))} AS catalogue (READ_ONLY)")
-        connection.execute("SET TimeZone = 'UTC'")
         connection.execute("USE catalogue")
         found = connection.execute("SELECT version FROM about").fetchall()
         if found != [(CATALOGUE_VERSION,)]:
@@ -190,6 +204,15 @@ class Catalogue:
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f".{self.path.name}{suffix}")
+
+
+def prepare(connection: "duckdb.DuckDBPyConnection", lake: Lake) -> None:
+    """Let a connection that somebody else made to the catalogue's file read its views: UTC, and the lake.
+
+    For Dagster's resource and notebooks; ``Catalogue.reading`` needs no more.
+    """
+    connection.execute("SET TimeZone = 'UTC'")
+    let_read(connection, lake.root)
 
 
 class _OtherVersionError(Exception):

@@ -1,12 +1,12 @@
 """How the next catalogue is made: from the one before, and from what has changed in the lake since."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tspace_core import __version__
-from tspace_core.errors import ObjectAccessError, ObjectServerError, StorageError
+from tspace_core.errors import ObjectAccessError, ObjectMissingError, ObjectServerError, StorageError
 from tspace_core.objects.path import S3Path, any_path, local_copy
 from tspace_core.objects.transfer import side_by_side
 from tspace_core.records.episode import RecordFlag
@@ -31,6 +31,7 @@ from tspace_core.storage.catalogue_views import (
 )
 from tspace_core.storage.duckdb_files import let_read
 from tspace_core.storage.lake import Lake
+from tspace_core.storage.unit_of_work import read_together
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,19 +76,17 @@ def build(lake: Lake, target: Path, old: Path | None, begun_ns: int) -> Refreshe
     """
     import duckdb
 
-    seen = Seen(lake)
-    sources = seen.sources()
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         let_read(connection, lake.root)
-        number, kept = _attach_old(connection, lake, old, sources, seen)
+        before = _attach_old(connection, lake, old)
+        found = read_together(lake, lambda: _look(lake, before))
+        seen, harm = found.seen, found.harm
         connection.execute(f"ATTACH {quoted(str(target))} AS new")
         connection.execute("USE new")
         make_tables(connection, "new")
-        take_over(connection, "old", "new", sorted(kept))
-        changed = [source for source in sources if source.path not in kept]
-        harm = _Harm()
-        insert_read(connection, "new", _with_flags(connection, _read_all(lake, changed, harm), harm))
+        take_over(connection, "old", "new", sorted(found.kept))
+        insert_read(connection, "new", _with_flags(connection, found.read, harm))
         logs, foreign = seen.logs()
         insert(connection, "new.logs", logs)
         harm.files.update(foreign)
@@ -99,13 +98,14 @@ def build(lake: Lake, target: Path, old: Path | None, begun_ns: int) -> Refreshe
         make_views_over_tables(connection)
         damaged = sorted(harm.files.items())
         insert(connection, "new.damaged", damaged)
-        stamps = [(source.path, source.stamp) for source in sources if source.path not in harm.sources]
+        stamps = [(source.path, source.stamp) for source in found.sources if source.path not in harm.sources]
         insert(connection, "new.sources", stamps)
-        about = (CATALOGUE_VERSION, str(lake.root), __version__, begun_ns, number, len(changed))
+        number, changed = before.number + 1, len(found.sources) - len(found.kept)
+        about = (CATALOGUE_VERSION, str(lake.root), __version__, begun_ns, number, changed)
         insert(connection, "new.about", [about])
         connection.execute("USE memory")
         connection.execute("DETACH new")  # what is still in the log gets into the file
-    return Refreshed(number, len(sources), len(changed), tuple(damaged))
+    return Refreshed(number, len(found.sources), changed, tuple(damaged))
 
 
 @dataclass
@@ -116,26 +116,50 @@ class _Harm:
     sources: set[str] = field(default_factory=set)
 
 
-def _attach_old(
-    connection: "duckdb.DuckDBPyConnection", lake: Lake, old: Path | None, sources: list[Source], seen: Seen
-) -> tuple[int, set[str]]:
-    """Attach the catalogue before as ``old``; its number + 1, and the sources whose rows still hold."""
+@dataclass(frozen=True)
+class _Before:
+    """What the catalogue before was made from: its number, stamps by source, episode files with sources."""
+
+    number: int = 0
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    episodes: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One look at the lake: all sources, those whose rows are kept, and what the others hold."""
+
+    seen: Seen
+    sources: list[Source]
+    kept: set[str]
+    read: list[tuple[str, Rows]]
+    harm: _Harm
+
+
+def _look(lake: Lake, before: _Before) -> _Found:
+    seen, harm = Seen(lake), _Harm()
+    sources = seen.sources()
+    gone = {source for path, source in before.episodes if path not in seen.areas["episodes"]}
+    kept = {source.path for source in sources if before.stamps.get(source.path) == source.stamp} - gone
+    changed = [source for source in sources if source.path not in kept]
+    return _Found(seen, sources, kept, _read_all(lake, changed, harm), harm)
+
+
+def _attach_old(connection: "duckdb.DuckDBPyConnection", lake: Lake, old: Path | None) -> _Before:
+    """Attach the catalogue before as ``old`` and say what it was made from."""
     import duckdb
 
     if old is None:
-        return 1, set()
+        return _Before()
     try:
         connection.execute(f"ATTACH {quoted(str(old))} AS old (READ_ONLY)")
         about = connection.execute("SELECT version, lake, refresh FROM old.about").fetchall()
         if [row[:2] for row in about] != [(CATALOGUE_VERSION, str(lake.root))]:
-            return 1, set()
-        before = stamps_of(connection, "old")
+            return _Before()
         paths = connection.execute("SELECT path, source_file FROM old.episodes").fetchall()
+        return _Before(int(about[0][2]), stamps_of(connection, "old"), paths)
     except duckdb.Error:
-        return 1, set()  # not one of ours, or damaged: it is derived, so it is made anew from all files
-    gone = {source for path, source in paths if path not in seen.areas["episodes"]}
-    kept = {source.path for source in sources if before.get(source.path) == source.stamp}
-    return int(about[0][2]) + 1, kept - gone
+        return _Before()  # not one of ours, or damaged: it is derived, so it is made anew from all files
 
 
 def _read_all(lake: Lake, sources: Sequence[Source], harm: _Harm) -> list[tuple[str, Rows]]:
@@ -202,10 +226,15 @@ def _flag_counts_of(path: str, harm: _Harm) -> Iterator[tuple[str, int, int, int
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    local = local_copy(any_path(path))
+    try:
+        local = local_copy(any_path(path))
+    except ObjectMissingError:
+        return
     try:
         flags = pq.read_table(local, columns=["flags"], partitioning=None).column("flags").drop_null()
         values = flags.to_numpy().astype(np.uint8)
+    except FileNotFoundError:
+        return  # its stage has just replaced it: its manifest is read again the next time
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         harm.files[path] = f"torn, it is no episode ({error}): {_AGAIN}"
         return

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -254,10 +253,16 @@ def _quarantine_rows(listed: Listed) -> Rows:
 
 
 def _metric_rows(listed: Listed) -> Rows:
-    parts = Path(*listed.parts).with_suffix("").parts
-    what = "/".join(parts[:-1]) or parts[-1]
-    values = _flat(read_json(any_path(listed.path)))
-    return {"metrics": [(what, parts[-1], name, *_value_and_text(value)) for name, value in values]}
+    note = read_json(any_path(listed.path))
+    try:
+        known = (str(note["name"]), str(note["work"]), str(note["unit"]), datetime.fromisoformat(note["at"]))
+        values = dict(_flat(note["values"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"it holds no metrics of a unit of work ({type(error).__name__}: {error}): move it away"
+        raise StorageError(message) from error
+    partition = values.pop("partition", None)
+    rows = [(*known, partition, name, *_value_and_text(value)) for name, value in values.items()]
+    return {"metrics": rows}
 
 
 def _value_and_text(value: Any) -> tuple[float | None, str | None]:

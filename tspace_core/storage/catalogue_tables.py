@@ -4,15 +4,14 @@
 (``sources`` keeps its stamp) the row is taken over from the catalogue before, and the file is not read again.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-
-CATALOGUE_VERSION = 2
-"""To be raised when a table gets other columns or rows; a catalogue of another version is made anew."""
 
 Row = tuple[Any, ...]
 Rows = dict[str, list[Row]]
@@ -36,7 +35,10 @@ FED: dict[str, str] = {
     "replay": "name VARCHAR, version VARCHAR, manifest JSON, path VARCHAR",
     "checkpoints": "agent VARCHAR, run VARCHAR, step VARCHAR, path VARCHAR",
     "quarantine": "kind VARCHAR, source VARCHAR, reason VARCHAR, noted TIMESTAMPTZ, path VARCHAR",
-    "metrics": "what VARCHAR, partition VARCHAR, metric VARCHAR, value DOUBLE, text VARCHAR",
+    "metrics": (
+        "name VARCHAR, work VARCHAR, unit VARCHAR, noted TIMESTAMPTZ, partition VARCHAR, metric VARCHAR, "
+        "value DOUBLE, text VARCHAR"
+    ),
 }
 """Tables whose rows come from files of the lake, with their columns."""
 
@@ -48,11 +50,17 @@ OTHERS: dict[str, str] = {
     "damaged": "path VARCHAR, what VARCHAR",
     "sources": "path VARCHAR, stamp VARCHAR",
     "about": (
-        "version INTEGER, lake VARCHAR, software_version VARCHAR, begun_ns BIGINT, refresh BIGINT, "
+        "version VARCHAR, lake VARCHAR, software_version VARCHAR, begun_ns BIGINT, refresh BIGINT, "
         "files_read BIGINT"
     ),
 }
 """Tables that are written anew each time."""
+
+
+_ROWS_VERSION = 2
+"""To be raised when the same files give other rows."""
+CATALOGUE_VERSION = f"{_ROWS_VERSION}-{hashlib.sha256(json.dumps([FED, OTHERS]).encode()).hexdigest()[:12]}"
+"""Of rows and columns; a catalogue of another version is made anew."""
 
 
 def make_tables(connection: "duckdb.DuckDBPyConnection", database: str) -> None:
