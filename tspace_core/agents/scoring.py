@@ -217,8 +217,25 @@ def scores_fingerprint(lake: Lake, log: RawLog, vehicle: Vehicle, identity: str)
     )
 
 
+def current_scores(lake: Lake, log: RawLog, vehicle: Vehicle, identity: str) -> Scores | None:
+    """The scores of a log by a checkpoint if they are stored and nothing they are made from has changed.
+
+    Raises:
+        StorageError: the log's episodes were never cut, or their manifest is damaged.
+    """
+    mark = scores_fingerprint(lake, log, vehicle, identity)
+    found = stored_scores(lake, scores_path(lake, log, identity))
+    return found if found is not None and found.fingerprint == mark else None
+
+
 def store_scores(
-    lake: Lake, key: str, checkpoint: str, *, writer: Writer = DIRECT, again: bool = False
+    lake: Lake,
+    key: str,
+    checkpoint: str,
+    *,
+    vehicle: Vehicle | None = None,
+    writer: Writer = DIRECT,
+    again: bool = False,
 ) -> Scores:
     """Score all episodes of a log and store the result as Parquet.
 
@@ -230,6 +247,7 @@ def store_scores(
         lake: with the episodes.
         key: of the log.
         checkpoint: folder of the checkpoint.
+        vehicle: whose log it is; default: read from its file.
         writer: makes the file visible.
         again: also if there is nothing new.
 
@@ -239,14 +257,14 @@ def store_scores(
         StorageError: the log has no episodes, a file of them is damaged, or the disk is full.
     """
     log = lake.log_of(key)
-    vehicle = load_vehicle(log.vehicle_id)
+    vehicle = vehicle or load_vehicle(log.vehicle_id)
     opened = open_checkpoint(checkpoint)
     check_fits(opened, vehicle)
+    found = None if again else current_scores(lake, log, vehicle, opened.id)
+    if found is not None:
+        return found
     mark = scores_fingerprint(lake, log, vehicle, opened.id)
     path = scores_path(lake, log, opened.id)
-    found = None if again else stored_scores(lake, path)
-    if found is not None and found.fingerprint == mark:
-        return found
     tally = Tally(vehicle)
     episodes = (episodes_table.read(part) for part in lake.episodes(log))
     try:
