@@ -144,6 +144,18 @@ class MongoPool(Pool):
             mine, lambda: documents.rows_of_documents([found[key] for key in keys], entry.state_dim)
         )
 
+    def _read_ahead(self, wanted: list[tuple[Entry, NDArray[np.int64]]]) -> None:
+        """Fetch what a draw needs of hundreds of episodes in a few commands; kept until the next draw."""
+        mine = [(cast("MongoEntry", entry), rows) for entry, rows in wanted]
+        keys = [record_key(entry.batch, entry.first + row) for entry, rows in mine for row in rows.tolist()]
+        with pool_errors(str(self), "reading records"):
+            self._ahead = self._by_key(keys)
+            unknown = [entry.key for entry, _ in mine if entry.key not in self._metas]
+            for start in range(0, len(unknown), CHUNK):
+                chosen = {"_id": {"$in": unknown[start : start + CHUNK]}}
+                for item in self._database["episodes"].find(chosen, {"meta": 1}):
+                    self._keep(item["_id"], documents.meta_of(item, str(self)))
+
     def _delete(self, entries: list[Entry]) -> int:
         return delete_entries(
             str(self), self._database, self._commits, [cast("MongoEntry", entry) for entry in entries]
@@ -208,7 +220,7 @@ class MongoPool(Pool):
 
     def _range(self, entry: MongoEntry, count: int, fields: dict[str, int] | None) -> list[dict[str, Any]]:
         """The first records of an episode, in order."""
-        wanted = {"batch": entry.batch, "k": {"$gte": entry.first, "$lt": entry.first + count}}
+        wanted = entry.span.first_records(count)
         cursor = self._database["records"].find(wanted, fields).sort([("batch", 1), ("k", 1)])
         found = list(cursor)
         if [item.get("k") for item in found] != list(range(entry.first, entry.first + count)):

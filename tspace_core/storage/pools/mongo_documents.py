@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,26 @@ _TABLES = ("units", "substitutes")
 """Fields of the meta information with names of their own, which may be none of BSON's."""
 
 
+class Span(NamedTuple):
+    """Where an episode's documents are."""
+
+    key: Any
+    """``_id`` of its own."""
+    batch: str
+    first: int
+    """k of its first record."""
+    records: int
+
+    def first_records(self, count: int) -> dict[str, Any]:
+        """A filter for its first records; ``records`` + 1 is all of it."""
+        return {"batch": self.batch, "k": {"$gte": self.first, "$lt": self.first + count}}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Span":
+        """That of an episode's document."""
+        return cls(document["_id"], document["batch"], int(document["first"]), int(document["records"]))
+
+
 @dataclass(frozen=True)
 class MongoEntry(Entry):
     """An episode's document without its meta information.
@@ -64,6 +84,11 @@ class MongoEntry(Entry):
     key: Any = None
     batch: str = ""
     first: int = 0
+
+    @property
+    def span(self) -> Span:
+        """Where its documents are."""
+        return Span(self.key, self.batch, self.first, self.records)
 
 
 def episode_document(episode: Episode, digest: str, batch: str, first: int) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tspace_core.errors import PoolError, PoolServerError
 from tspace_core.records.episode import Episode
 from tspace_core.storage.pools import mongo_documents as documents
 from tspace_core.storage.pools.mongo_client import pool_errors
 from tspace_core.storage.pools.mongo_commits import CHUNK, DELETE, STORE, VOID, Alive, Commits, VoidedError
-from tspace_core.storage.pools.mongo_documents import MongoEntry
+from tspace_core.storage.pools.mongo_documents import MongoEntry, Span
 from tspace_core.storage.pools.pool import GoneError, refuse_other
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class MongoWriter:
         self._alive: Alive | None = None
         self._mine: dict[str, tuple[str, int, int]] = {}
         """Digest, first record and number of documents of each episode sent, by id."""
+        self._waiting: list[dict[str, Any]] = []
+        self._waiting_records: list[dict[str, Any]] = []
         self._next = 0
         self._longest = 0
 
@@ -79,6 +81,8 @@ class MongoWriter:
                 continue
             with self._errors():
                 self._send_one(episode, digest)
+        with self._errors():
+            self._flush()
 
     def _is_same(self, name: str, episode: Episode) -> bool:
         """Refuse another content; False: the stored one has been deleted meanwhile."""
@@ -95,11 +99,22 @@ class MongoWriter:
         self._mine[episode.meta.episode_id] = (digest, first, count)
         self._next += count
         self._longest = max(self._longest, int(episode.times[-1]) - int(episode.times[0]))
-        made = list(documents.record_documents(episode, self._batch, first))
-        for start in range(0, count, _RECORDS):
+        self._waiting.append(documents.episode_document(episode, digest, self._batch, first))
+        for document in documents.record_documents(episode, self._batch, first):
+            self._waiting_records.append(document)
+            if len(self._waiting_records) >= _RECORDS:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Send what waits."""
+        if self._alive is not None:
             self._alive()
-            self._records.insert_many(made[start : start + _RECORDS], ordered=False)
-        self._episodes.insert_one(documents.episode_document(episode, digest, self._batch, first))
+        if self._waiting_records:
+            self._records.insert_many(self._waiting_records, ordered=False)
+            self._waiting_records = []
+        if self._waiting:
+            self._episodes.insert_many(self._waiting, ordered=False)
+            self._waiting = []
 
     def _commit(self, seen: int) -> int:
         """Make it visible, less what others have stored since commit ``seen``; how many episodes."""
@@ -191,7 +206,7 @@ def delete_entries(place: str, database: "Documents", commits: Commits, entries:
         raise
     with suppress(PoolError), pool_errors(place, "removing deleted episodes"):
         if count:
-            remove_deleted(database, batch)
+            remove_spans(database, [entry.span for entry in entries])
         else:
             unmark(database, batch)
         commits.end(batch)
@@ -239,11 +254,19 @@ def remove_deleted(database: "Documents", batch: str) -> int:
         found = list(database["episodes"].find({"deleting": {"$in": [batch]}}, fields).limit(CHUNK))
         if not found:
             return removed
-        for item in found:
-            inside = {"$gte": item["first"], "$lte": item["first"] + item["records"]}
-            database["records"].delete_many({"batch": item["batch"], "k": inside})
-        database["episodes"].delete_many({"_id": {"$in": [item["_id"] for item in found]}})
+        remove_spans(database, [Span.of(item) for item in found])
         removed += len(found)
+
+
+def remove_spans(database: "Documents", spans: Sequence[Span]) -> None:
+    """Remove episodes of which nobody knows any more, the records first."""
+    from pymongo import DeleteMany
+
+    for start in range(0, len(spans), CHUNK):
+        chunk = spans[start : start + CHUNK]
+        all_of_them = [DeleteMany(span.first_records(span.records + 1)) for span in chunk]
+        database["records"].bulk_write(all_of_them, ordered=False)
+        database["episodes"].delete_many({"_id": {"$in": [span.key for span in chunk]}})
 
 
 def unmark(database: "Documents", batch: str) -> None:

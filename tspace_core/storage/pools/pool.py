@@ -101,6 +101,9 @@ class Pool(ABC):
     def close(self) -> None:
         """Give back what is open; closing again is no error."""
 
+    def _read_ahead(self, wanted: list[tuple[Entry, NDArray[np.int64]]]) -> None:  # noqa: B027
+        """Told which rows ``_rows`` is going to be asked for, all of one draw; may fetch them together."""
+
     # What all pools share
 
     def store(self, episodes: Iterable[Episode]) -> int:
@@ -156,7 +159,9 @@ class Pool(ABC):
         numbers = generator.random(size)
         for look in range(_LOOKS):
             try:
-                return sampling.records(self._plan(query), numbers, self._positions_of(query), self._rows)
+                return sampling.records(
+                    self._plan(query), numbers, self._positions_of(query), self._rows, self._read_ahead
+                )
             except GoneError:
                 if look == _LOOKS - 1:
                     raise
@@ -182,7 +187,12 @@ class Pool(ABC):
         for look in range(_LOOKS):
             try:
                 return sampling.sequences(
-                    self._plan(query), numbers, length, self._positions_of(query), self._rows
+                    self._plan(query),
+                    numbers,
+                    length,
+                    self._positions_of(query),
+                    self._rows,
+                    self._read_ahead,
                 )
             except GoneError:
                 if look == _LOOKS - 1:

@@ -40,6 +40,9 @@ class Rows(NamedTuple):
 Reader = Callable[[Entry, NDArray[np.int64]], Rows]
 """Gives rows of an episode, ascending."""
 
+Ahead = Callable[[list[tuple[Entry, NDArray[np.int64]]]], object]
+"""Is told all that a draw is going to read, before it does."""
+
 
 class Run(NamedTuple):
     """Successive matching records of one episode."""
@@ -141,7 +144,9 @@ def make_plan(place: str, query: Query, matching: list[tuple[Entry, int]]) -> Pl
     return Plan([entry for entry, _ in matching], np.array([count for _, count in matching], np.int64), query)
 
 
-def records(plan: Plan, numbers: NDArray[np.float64], positions: Positions, reader: Reader) -> ReplayBatch:
+def records(
+    plan: Plan, numbers: NDArray[np.float64], positions: Positions, reader: Reader, ahead: Ahead
+) -> ReplayBatch:
     """The records that uniform numbers fall on.
 
     Args:
@@ -149,6 +154,7 @@ def records(plan: Plan, numbers: NDArray[np.float64], positions: Positions, read
         numbers: (batch,) in [0, 1).
         positions: gives an episode's matching records.
         reader: gives rows of an episode.
+        ahead: is told what the reader will be asked for.
     """
     ends = plan.ends
     drawn = (numbers * ends[-1]).astype(np.int64)
@@ -163,12 +169,15 @@ def records(plan: Plan, numbers: NDArray[np.float64], positions: Positions, read
         np.zeros(size, np.float32),
         np.empty(size, np.float32),
     )
+    drawn_of = []
     for owner in np.unique(owners):
         entry, places = plan.entries[owner], np.flatnonzero(owners == owner)
         chosen = offsets[places]
         if plan.counts[owner] != entry.records:
             chosen = _positions(plan, entry, positions)[chosen]
-        rows = np.unique(np.concatenate([chosen, chosen + 1]))
+        drawn_of.append((entry, places, chosen, np.unique(np.concatenate([chosen, chosen + 1]))))
+    ahead([(entry, rows) for entry, _, _, rows in drawn_of])
+    for entry, places, chosen, rows in drawn_of:
         found = reader(entry, rows)
         here = np.searchsorted(rows, chosen)
         batch.states[places] = found.states[here]
@@ -182,7 +191,12 @@ def records(plan: Plan, numbers: NDArray[np.float64], positions: Positions, read
 
 
 def sequences(
-    plan: Plan, numbers: NDArray[np.float64], length: int, positions: Positions, reader: Reader
+    plan: Plan,
+    numbers: NDArray[np.float64],
+    length: int,
+    positions: Positions,
+    reader: Reader,
+    ahead: Ahead,
 ) -> SequenceBatch:
     """The runs of ``length`` matching records whose beginnings uniform numbers fall on.
 
@@ -207,12 +221,15 @@ def sequences(
         memory=None,
     )
     owners = np.array([plan.runs[run].entry for run in chosen])
+    drawn_of = []
     for owner in np.unique(owners):
         entry, places = plan.entries[owner], np.flatnonzero(owners == owner)
         firsts = np.array([plan.runs[chosen[place]].first for place in places]) + offsets[places]
         counts = np.minimum(length, lengths[chosen[places]])
         ranges = [np.arange(first, first + count + 1) for first, count in zip(firsts, counts, strict=True)]
-        rows = np.unique(np.concatenate(ranges))
+        drawn_of.append((entry, places, ranges, counts, np.unique(np.concatenate(ranges))))
+    ahead([(entry, rows) for entry, *_, rows in drawn_of])
+    for entry, places, ranges, counts, rows in drawn_of:
         found = reader(entry, rows)
         for place, wanted, count in zip(places, ranges, counts, strict=True):
             here = np.searchsorted(rows, wanted)
