@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 import numba
 
-PACKAGES = ("can", "twin")
+PACKAGES = ("can", "storage/kernels", "twin")
 """Packages of tspace_core with compiled functions."""
 FOLDERS_KEPT = 5
 

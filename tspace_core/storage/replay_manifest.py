@@ -8,12 +8,45 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tspace_core.errors import ObjectMissingError, StorageError
-from tspace_core.objects.path import AnyPath
+from tspace_core.errors import ObjectMissingError, SchemaVersionError, StorageError
+from tspace_core.objects.path import AnyPath, S3Path
 
 MANIFEST = "manifest.json"
 ROWS = "rows.f32"
 STARTS = "starts.npy"
+MEMORY = "memory.f32"
+GROWING = "growing"
+"""Folder of the one buffer of a name that grows while it is sampled."""
+FORMAT = "tspace-replay-1"
+GROWING_FORMAT = "tspace-replay-growing-1"
+
+
+def check_format(path: AnyPath, data: bytes, expected: str) -> None:
+    """Raise unless a manifest is of the expected format, or too damaged to say what it is.
+
+    Raises:
+        SchemaVersionError: names both formats and what to do.
+    """
+    try:
+        values = json.loads(data)
+        found = values.get("format") or values["content"]["format"]
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return
+    if found == expected:
+        return
+    if found == GROWING_FORMAT:
+        message = (
+            f"{path}: is of a buffer that grows; open it with GrowingReplay, or Replay.open(..., 'growing')"
+        )
+    elif found == FORMAT:
+        message = f"{path}: is of a version that never changes; open it with Replay"
+    else:
+        message = (
+            f"{path}: has the format {found!r}, this tspace reads {expected!r}; update tspace, or build the "
+            "buffer again: dagster asset materialize -m tspace_pipelines.definitions --select replay_buffer "
+            "--partition VEHICLE"
+        )
+    raise SchemaVersionError(message)
 
 
 class _Frozen(BaseModel):
@@ -70,10 +103,16 @@ class ReplayContent(_Frozen):
     reward: RewardRange
     state_mean: tuple[float, ...]
     state_std: tuple[float, ...]
+    memory_dim: int = 0
+    """Length of the recurrent state stored with each row; 0: none is."""
+    memory_sha256: str | None = None
 
     def sha256(self) -> str:
         """Hash of the content, hex."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        values = self.model_dump(mode="json")
+        if not self.memory_dim:  # as before there were recurrent states: equal content, equal hash
+            del values["memory_dim"], values["memory_sha256"]
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -93,10 +132,13 @@ class ReplayManifest(_Frozen):
 
         Raises:
             StorageError: the file is missing, unreadable, or does not match its own content hash.
+            SchemaVersionError: it is of a format that this version of tspace does not know.
         """
         path = directory / MANIFEST
         try:
-            manifest = cls.model_validate_json(path.read_bytes())
+            data = path.read_bytes()
+            check_format(path, data, FORMAT)
+            manifest = cls.model_validate_json(data)
         except (FileNotFoundError, ObjectMissingError) as error:
             message = f"{path}: missing, so {directory} is no replay buffer; build it again from its episodes"
             raise StorageError(message) from error
@@ -115,3 +157,13 @@ class ReplayManifest(_Frozen):
     def write(self, directory: Path) -> None:
         """Write the manifest into ``directory``."""
         (directory / MANIFEST).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def versions_of(root: AnyPath) -> list[str]:
+    """Names of the complete versions below ``root``, oldest first."""
+    if isinstance(root, S3Path):
+        whole = (path.parent.name for path, _ in root.objects(f"*/{MANIFEST}"))
+        return sorted(name for name in whole if name.isdigit())
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file())

@@ -1,6 +1,8 @@
 """Streams episodes into the rows of a replay buffer; memory holds one episode at a time."""
 
 import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from tspace_core.errors import StorageError
 from tspace_core.storage.replay_manifest import (
+    MEMORY,
     ROWS,
     STARTS,
     ReplayContent,
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
 TERMINAL = "terminal"
 """An episode's ``end_reason`` that makes its last record terminal; all others are ends of recording only."""
+
+
+Memories = Callable[["Episode"], NDArray[np.float32] | None]
+"""Gives an episode's recurrent states, (records, memory_dim) float32, or None."""
 
 
 @dataclass
@@ -59,8 +66,11 @@ class ReplayWriter:
     row holds the last observation, the rest of that row is NaN and is never read.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, memories: Memories | None = None, memory_dim: int = 0) -> None:
         self._directory = directory
+        self._memories = memories
+        self._memory_dim = memory_dim
+        self._memory_hash = hashlib.sha256()
         self._hash = hashlib.sha256()
         self._moments = _Moments()
         self._layout: ReplayLayout | None = None
@@ -71,13 +81,17 @@ class ReplayWriter:
         self._reward_range = (np.inf, -np.inf)
 
     def __enter__(self) -> Self:
-        self._file = (self._directory / ROWS).open("wb")
+        with ExitStack() as files:
+            self._file = files.enter_context((self._directory / ROWS).open("wb"))
+            if self._memory_dim:
+                self._memory_file = files.enter_context((self._directory / MEMORY).open("wb"))
+            self._close = files.pop_all().close
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> None:
-        self._file.close()
+        self._close()
 
     def append(self, episode: "Episode") -> None:
         """Add one episode.
@@ -93,22 +107,21 @@ class ReplayWriter:
         layout = layout_of(episode)
         if self._layout is None:
             self._layout = layout
-        elif layout != self._layout:
-            message = _differences(name, self._layout, layout)
-            raise StorageError(message)
+        else:
+            require_layout(name, self._layout, layout)
         self._write(episode, layout)
 
     def _write(self, episode: "Episode", layout: ReplayLayout) -> None:
         count = len(episode.actions)
-        rows = np.full((count + 1, layout.row_width), np.nan, dtype="<f4")
-        end = layout.state_dim + layout.action_dim
-        rows[:, : layout.state_dim] = episode.states
-        rows[:count, layout.state_dim : end] = episode.actions
-        rows[:count, end] = episode.rewards
-        rows[:count, end + 1] = episode.rows
+        rows = rows_of(episode, layout)
         data = rows.tobytes()
         self._file.write(data)
         self._hash.update(data)
+        if self._memory_dim:
+            memory = self._memories(episode) if self._memories else None
+            data = memory_rows(episode, memory, self._memory_dim).tobytes()
+            self._memory_file.write(data)
+            self._memory_hash.update(data)
         self._moments.add(rows[:, : layout.state_dim])
         self._reward_sum += float(np.sum(episode.rewards, dtype=np.float64))
         low, high = self._reward_range
@@ -134,6 +147,8 @@ class ReplayWriter:
             message = f"no episode was given for {self._directory.parent}; a replay buffer needs at least one"
             raise StorageError(message)
         self._file.flush()
+        if self._memory_dim:
+            self._memory_file.flush()
         np.save(self._directory / STARTS, starts_of(self._episodes))
         records = sum(episode.length for episode in self._episodes)
         low, high = self._reward_range
@@ -146,7 +161,41 @@ class ReplayWriter:
             reward=RewardRange(minimum=low, maximum=high, mean=self._reward_sum / records),
             state_mean=tuple(self._moments.mean.tolist()),
             state_std=tuple(self._moments.std().tolist()),
+            memory_dim=self._memory_dim,
+            memory_sha256=self._memory_hash.hexdigest() if self._memory_dim else None,
         )
+
+
+def rows_of(episode: "Episode", layout: ReplayLayout) -> NDArray[np.float32]:
+    """(records + 1, row_width) rows of an episode, little endian."""
+    count = len(episode.actions)
+    rows = np.full((count + 1, layout.row_width), np.nan, dtype="<f4")
+    end = layout.state_dim + layout.action_dim
+    rows[:, : layout.state_dim] = episode.states
+    rows[:count, layout.state_dim : end] = episode.actions
+    rows[:count, end] = episode.rewards
+    rows[:count, end + 1] = episode.rows
+    return rows
+
+
+def memory_rows(episode: "Episode", memory: NDArray[np.float32] | None, size: int) -> NDArray[np.float32]:
+    """(records + 1, size) recurrent states beside an episode's rows; zeros where none are given.
+
+    Raises:
+        StorageError: they have another shape, or values that are not finite.
+    """
+    rows = np.zeros((len(episode) + 1, size), dtype="<f4")
+    if memory is None:
+        return rows
+    name = episode.meta.episode_id
+    if memory.shape != (len(episode), size):
+        message = f"recurrent states of episode {name!r} are {memory.shape}, expected {(len(episode), size)}"
+        raise StorageError(message)
+    if not np.isfinite(memory).all():
+        message = f"recurrent states of episode {name!r} hold values that are not finite; store none of them"
+        raise StorageError(message)
+    rows[:-1] = memory
+    return rows
 
 
 def starts_of(episodes: "list[ReplayEpisode] | tuple[ReplayEpisode, ...]") -> NDArray[np.int64]:
@@ -171,13 +220,21 @@ def layout_of(episode: "Episode") -> ReplayLayout:
     )
 
 
-def _differences(name: str, expected: ReplayLayout, found: ReplayLayout) -> str:
+def require_layout(name: str, expected: ReplayLayout, found: ReplayLayout) -> None:
+    """Raise unless an episode has the buffer's layout.
+
+    Raises:
+        StorageError: names each difference.
+    """
+    if found == expected:
+        return
     fields = [
         f"{key} {getattr(found, key)!r} instead of {getattr(expected, key)!r}"
         for key in ReplayLayout.model_fields
         if getattr(found, key) != getattr(expected, key)
     ]
-    return (
+    message = (
         f"episode {name!r} does not fit the buffer: {'; '.join(fields)}; "
         "put such episodes in a replay of their own"
     )
+    raise StorageError(message)

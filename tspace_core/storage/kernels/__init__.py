@@ -1,0 +1,1 @@
+"""Compiled loops of the stores. They call nothing outside their own file."""
