@@ -156,9 +156,9 @@ def _require_fit(lines: Sequence[EpisodeLine], row: int, entry: SegmentEntry, ep
             message = f"episode {line.id!r} has {line.records} records from row {line.row} on, expected {row}"
             raise ValueError(message)
         row += line.records + 1
-    if row != entry.rows or episodes + len(lines) != entry.episodes:
-        message = f"{episodes + len(lines)} episodes fill {row} rows, the manifest says "
-            f"{entry.episodes} and {entry.rows}"
+    count = episodes + len(lines)
+    if row != entry.rows or count != entry.episodes:
+        message = f"{count} episodes fill {row} rows, the manifest says {entry.episodes} and {entry.rows}"
         raise ValueError(message)
 
 
