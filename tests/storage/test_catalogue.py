@@ -131,12 +131,10 @@ def test_it_cannot_be_written_by_a_query(tmp_path: Path, fresh: Lake) -> None:
 
 
 def test_a_damaged_file_costs_only_itself_and_is_named_with_what_to_do(tmp_path: Path, fresh: Lake) -> None:
-    for name in ("a", "b"):
-        raw = store_raw(
-            fresh, candump(tmp_path / f"{name}.log", stamps=[1_767_600_000.0 + ord(name)]), twin()
-        )
-        path = store_frames(fresh, raw, twin()).path
-        assert path is not None
+    for second, name in enumerate(("a.log", "b.log"), start=1_767_600_000):
+        raw = store_raw(fresh, candump(tmp_path / name, stamps=[float(second)]), twin())
+        path = fresh.frames(raw)
+        store_frames(fresh, raw, twin())
     path.write_bytes(path.read_bytes()[:100])
     found = Catalogue(tmp_path / "c.duckdb", fresh)
     ((place, what),) = found.refresh().damaged
