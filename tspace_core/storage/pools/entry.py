@@ -15,6 +15,9 @@ __all__ = ["Entry", "layout_mark", "layout_of_meta", "zeroed"]
 _LAYOUT = (
     "rate_hz", "window", "signals", "reward_kind", "gamma", "budget_nm", "pedal_axis", "speed_axis_kmh",
 )  # fmt: skip
+_DEFAULTS = {
+    name: found.default for name, found in EpisodeMeta.model_fields.items() if not found.is_required()
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def layout_of_meta(meta: EpisodeMeta) -> ReplayLayout:
 
 def layout_mark(meta: Mapping[str, Any]) -> str:
     """16 hex digits that are equal for equal layouts; of meta information as JSON types."""
-    shared = [_plain(meta.get(name, EpisodeMeta.model_fields[name].default)) for name in _LAYOUT]
+    shared = [_plain(meta.get(name, _DEFAULTS.get(name))) for name in _LAYOUT]
     return hashlib.sha256(json.dumps(shared).encode()).hexdigest()[:16]
 
 

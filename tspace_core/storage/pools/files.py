@@ -36,6 +36,7 @@ from tspace_core.errors import (
     WriterBusyError,
 )
 from tspace_core.objects.path import AnyPath, S3Path, any_path, local_copy
+from tspace_core.objects.transfer import side_by_side
 from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.storage.episodes_stage import episode_entry
 from tspace_core.storage.lake import EPISODES_SUFFIX, Lake
@@ -158,6 +159,16 @@ class FilePool(Pool):
     def _rows(self, entry: Entry, rows: NDArray[np.int64]) -> Rows:
         read = self._read_rows
         return self._from(any_path(entry.place), entry.episode_id, lambda path: read(local_copy(path), rows))
+
+    def _read_ahead(self, wanted: list[tuple[Entry, NDArray[np.int64]]]) -> None:
+        """Fetch the files of a draw from a bucket side by side; what fails here fails again when read."""
+        if isinstance(self.lake.root, S3Path) and len(wanted) > 1:
+
+            def fetch(place: str) -> None:
+                with suppress(StorageError):
+                    local_copy(any_path(place))
+
+            side_by_side(fetch, [entry.place for entry, _ in wanted])
 
     # Reading
 

@@ -1,0 +1,268 @@
+"""The index follows the store, whoever changes it, and is never more than a cache."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.storage.pools.builders import at, episode, fleet, ns
+from tspace_core.errors import PoolError, SchemaVersionError
+from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.storage.lake import Lake
+from tspace_core.storage.pools.index import EpisodeIndex, index_file
+from tspace_core.storage.pools.parquet import ParquetPool
+from tspace_core.storage.pools.query import ALL, Query
+
+
+def lake_at(place: AnyPath, tmp_path: Path) -> Lake:
+    return Lake(place, local=tmp_path / "local")
+
+
+def files_of(lake: Lake) -> Path:
+    return index_file(lake.local, lake.root / "episodes")
+
+
+def ids(pool: ParquetPool, query: Query = ALL) -> list[str]:
+    return [entry.episode_id for entry in pool.find(query)]
+
+
+def _store_from(root: str, numbers: list[int]) -> None:
+    with ParquetPool(root) as pool:
+        for number in numbers:
+            pool.store([episode(number, 2), episode(number, 2, vehicle="v2", day=number % 3)])
+
+
+def test_what_another_process_stores_is_found_at_once(tmp_path: Path) -> None:
+    """Also where it comes so soon after the last look that the folder's time may not have moved on."""
+    with ParquetPool(tmp_path) as pool, multiprocessing.get_context("spawn").Pool(1) as other:
+        for number in range(3):
+            other.apply(_store_from, (str(tmp_path), [number]))
+            assert pool.count().episodes == 2 * (number + 1)
+            other.apply(_delete_from, (str(tmp_path), number))
+            assert f"v1/2026-03-01/log.blf#{number:04d}" not in ids(pool)
+            other.apply(_store_from, (str(tmp_path), [number]))
+            assert f"v1/2026-03-01/log.blf#{number:04d}" in ids(pool)
+
+
+def _delete_from(root: str, number: int) -> None:
+    with ParquetPool(root) as pool:
+        assert pool.delete(Query(episodes=(f"v1/2026-03-01/log.blf#{number:04d}",))) == 1
+
+
+def test_several_processes_share_one_index(tmp_path: Path) -> None:
+    """Two write and look at once; nothing is lost."""
+    with multiprocessing.get_context("spawn").Pool(2) as processes:
+        processes.starmap(_store_from, [(str(tmp_path), [0, 1, 2]), (str(tmp_path), [3, 4, 5])])
+    with ParquetPool(tmp_path) as pool:
+        assert pool.count().episodes == 12
+        assert len(list(pool.iterate())) == 12
+
+
+def test_threads_share_one_pool(tmp_path: Path) -> None:
+    with ParquetPool(tmp_path) as pool, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: pool.store([episode(number, 2)]), range(8)))
+        assert set(threads.map(lambda _: pool.count().episodes, range(8))) == {8}
+
+
+@pytest.mark.parametrize(
+    "damage", ["garbage", "torn", "emptied", "other version", "other tables", "a folder"]
+)
+def test_a_damaged_index_is_made_anew(place: AnyPath, tmp_path: Path, damage: str) -> None:
+    lake = lake_at(place, tmp_path)
+    with ParquetPool(lake) as pool:
+        pool.store(fleet())
+        wanted = ids(pool)
+    file = files_of(lake)
+    whole = file.read_bytes()
+    if damage == "garbage":
+        file.write_bytes(os.urandom(len(whole)))
+    elif damage == "torn":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif damage == "emptied":
+        file.write_bytes(b"")
+    elif damage == "other version":
+        with sqlite3.connect(file) as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+    elif damage == "other tables":
+        with sqlite3.connect(file) as db:
+            db.execute("DROP TABLE common")
+        db.close()
+    else:
+        file.unlink()
+        file.mkdir()
+    with ParquetPool(lake) as pool:
+        assert ids(pool) == wanted
+        pool.store([episode(7)])
+        assert pool.count().episodes == 8
+    with ParquetPool(lake) as pool:
+        assert pool.count().episodes == 8
+
+
+def test_an_index_that_is_deleted_while_it_is_open_costs_nothing_but_time(
+    place: AnyPath, tmp_path: Path
+) -> None:
+    lake = lake_at(place, tmp_path)
+    with ParquetPool(lake) as one, ParquetPool(lake) as other:
+        one.store(fleet())
+        assert other.count().episodes == 7
+        shutil.rmtree(files_of(lake).parent)
+        other.store([episode(7)])
+        assert one.count().episodes == other.count().episodes == 8
+
+
+def test_where_no_index_can_be_written_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "local").write_text("a file in the place of the folder")
+    lake = lake_at(tmp_path / "lake", tmp_path)
+    with ParquetPool(lake) as pool:
+        pool.store(fleet())
+        assert pool.count().episodes == 7
+    assert (tmp_path / "local").is_file()
+
+
+def test_a_look_reads_only_what_has_changed(
+    place: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thirty manifests, the one that is new; none, where the query cannot touch it."""
+    lake = lake_at(place, tmp_path)
+    with ParquetPool(lake) as pool:
+        pool.store(episode(0, 1, vehicle=f"v{k % 10}", day=k // 10) for k in range(30))
+        assert pool.count().episodes == 30
+    if isinstance(place, Path):
+        age(place)
+    read: list[tuple[str, str]] = []
+    whole = EpisodeIndex._read
+
+    def counted(self: EpisodeIndex, place: tuple[str, str]) -> Any:
+        read.append(place)
+        return whole(self, place)
+
+    monkeypatch.setattr(EpisodeIndex, "_read", counted)
+    with ParquetPool(lake) as pool:
+        assert pool.count().episodes == 30
+        read.clear()
+        assert pool.count().episodes == 30
+        assert read == []
+        pool.store([episode(1, 1, vehicle="v3", day=2)])
+        assert pool.count(Query(vehicles=("v4",))).episodes == 3
+        assert read == []
+        assert pool.count(Query(vehicles=("v3",))).episodes == 4
+        assert read == [("vehicle=v3/date=2026-03-03", "log.blf.episodes.json")]
+
+
+def age(root: Path) -> None:
+    """Let the index's next look come late enough to trust what the disk says of its times."""
+    threading.Event().wait(1.1)
+
+
+def test_a_reader_of_a_part_never_mixes_two_calls_for_a_reader_of_all(tmp_path: Path) -> None:
+    """One process looks at one vehicle only, another at all, in an index that they share."""
+    with ParquetPool(tmp_path) as writer, ParquetPool(tmp_path) as part, ParquetPool(tmp_path) as whole:
+        for number in range(3):
+            writer.store([episode(number, 1, vehicle=f"v{k}") for k in range(3)])
+            assert part.count(Query(vehicles=("v1",))).episodes == number + 1
+            assert whole.count().episodes == 3 * (number + 1)
+
+
+def test_foreign_files_in_the_lake_are_no_episodes(place: AnyPath, tmp_path: Path) -> None:
+    lake = lake_at(place, tmp_path)
+    with ParquetPool(lake) as pool:
+        pool.store(fleet())
+        folder = lake.root / "episodes" / "vehicle=v1" / "date=2026-03-01"
+        for name in ("notes.txt", "other.parquet", ".hidden.episodes.json", "log.blf.training.json"):
+            _write(folder / name, b"whatever")
+        _write(lake.root / "episodes" / "README", b"of somebody")
+        _write(lake.root / "episodes" / "vehicle=v1" / "thumbs.db", b"of somebody")
+        assert pool.count().episodes == 7
+        assert len(list(pool.iterate())) == 7
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"episodes": [{}], "summary": {}}', '{"summary": {}}', "\x00"])
+def test_a_damaged_manifest_is_said_where_it_matters(place: AnyPath, tmp_path: Path, text: str) -> None:
+    lake = lake_at(place, tmp_path)
+    with ParquetPool(lake) as pool:
+        pool.store(fleet())
+        _write(lake.root / "episodes/vehicle=v2/date=2026-03-01/other.blf.episodes.json", text.encode())
+        with pytest.raises(PoolError, match=r"other\.blf\.episodes\.json is no manifest.*move it away"):
+            pool.find()
+        assert len(pool.find(Query(vehicles=("v1",)))) == 4
+        assert len(pool.read("v2/2026-03-01/log.blf#0000")) == 3
+
+
+def _write(path: AnyPath, content: bytes) -> None:
+    if isinstance(path, S3Path):
+        path.write_bytes(content)
+        return
+    temporary = path.with_name(".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def test_a_manifest_of_an_older_version_does_without_what_it_lacks(place: AnyPath, tmp_path: Path) -> None:
+    """Before pools there was neither digest nor the number of zeroed records."""
+    lake = lake_at(place, tmp_path)
+    with ParquetPool(lake) as pool:
+        pool.store([episode(0, 5, zeroed=(0, 2)), episode(1, 4, second=60)])
+        manifest = lake.root / "episodes/vehicle=v1/date=2026-03-01/log.blf.episodes.json"
+        content = json.loads(manifest.read_text())
+        for entry in content["episodes"]:
+            del entry["digest"], entry["invalid"]
+        _write(manifest, json.dumps(content).encode())
+        assert [(entry.invalid, entry.digest) for entry in pool.find()] == [(2, ""), (0, "")]
+        assert pool.count(Query(valid=True)) == (2, 7)
+        assert pool.store([episode(0, 5, zeroed=(0, 2))]) == 0
+        with pytest.raises(PoolError, match="another episode"):
+            pool.store([episode(0, 5)])
+
+
+def test_meta_information_that_cannot_be_understood_names_the_way_to_migrate(tmp_path: Path) -> None:
+    with ParquetPool(tmp_path) as pool:
+        pool.store([episode(0)])
+        manifest = tmp_path / "episodes/vehicle=v1/date=2026-03-01/log.blf.episodes.json"
+        content = json.loads(manifest.read_text())
+        del content["episodes"][0]["meta"]["budget_nm"]
+        _write(manifest, json.dumps(content).encode())
+        found = pool.find()
+        with pytest.raises(SchemaVersionError, match=r"fields budget_nm.*tspace convert"):
+            _ = found[0].meta
+
+
+def test_a_find_in_the_middle_of_years_uses_the_index(tmp_path: Path) -> None:
+    with ParquetPool(tmp_path) as pool:
+        pool.store(episode(0, 1, day=day) for day in range(40))
+        query = Query(started_from=at(10), started_before=at(12), vehicles=("v1",))
+        assert [entry.start_ns for entry in pool.find(query)] == [ns(at(10)), ns(at(11))]
+    with sqlite3.connect(files_of(Lake(tmp_path))) as db:
+        plan = db.execute(
+            "EXPLAIN QUERY PLAN SELECT * FROM episodes WHERE vehicle_id IN ('v1') AND start_ns >= 1"
+        ).fetchall()
+    db.close()
+    assert "by_vehicle" in str(plan)
+
+
+def test_a_killed_writer_leaves_the_old_state(tmp_path: Path) -> None:
+    """Killed while its files are staged: nothing of the call is found, and the next writer goes on."""
+    code = (
+        "import os, sys\n"
+        "from tests.storage.pools.builders import episode\n"
+        "from tspace_core.storage.pools.parquet import ParquetPool\n"
+        "from tspace_core.storage.unit_of_work import UnitOfWork\n"
+        "UnitOfWork.text = lambda *a, **k: os._exit(9)\n"
+        "ParquetPool(sys.argv[1]).store([episode(0), episode(1)])\n"
+    )
+    with ParquetPool(tmp_path) as pool:
+        pool.store([episode(5)])
+        ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+        assert ended.returncode == 9
+        assert ids(pool) == ["v1/2026-03-01/log.blf#0005"]
+        assert pool.store([episode(0), episode(1)]) == 2
+        assert len(list(pool.iterate())) == 3
