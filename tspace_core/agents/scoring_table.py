@@ -172,9 +172,67 @@ def read_scores(path: AnyPath) -> pa.Table:
     try:
         table = pq.read_table(local_copy(path), partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        message = f"{path} holds no scores ({error}): delete it and score its log again (tspace score)"
-        raise StorageError(message) from error
-    if table.schema.remove_metadata() != SCHEMA.remove_metadata():
-        message = f"{path} has the columns {table.schema.names}, expected {SCHEMA.names}: score its log again"
-        raise StorageError(message)
+        raise _no_scores(path, error) from error
+    _check_columns(path, table.schema)
     return table
+
+
+@dataclass(frozen=True)
+class OddValues:
+    """What a look at a file of scores finds.
+
+    Attributes:
+        records: in the file.
+        not_finite: values of actions, torque, the critic and the distance that are NaN or infinite.
+        first: column of the first of them.
+        clipped: mean share of clipped cells, 0 without records.
+    """
+
+    records: int
+    not_finite: int
+    first: str | None
+    clipped: float
+
+
+def odd_values(path: AnyPath) -> OddValues:
+    """Look at the numbers of a file of scores.
+
+    Raises:
+        StorageError: the file is missing, damaged or holds no scores.
+    """
+    counts = dict.fromkeys(("action", "torque", "q_proposal", "q_behaviour", "distance"), 0)
+    records, clipped = 0, 0.0
+    for batch in _blocks_of(path):
+        records += len(batch)
+        clipped += float(batch.column("clipped").to_numpy().sum(dtype=np.float64))
+        for name in counts:
+            column = batch.column(name)
+            values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+            counts[name] += int((~np.isfinite(values.to_numpy(zero_copy_only=False))).sum())
+    return OddValues(
+        records=records,
+        not_finite=sum(counts.values()),
+        first=next((name for name, count in counts.items() if count), None),
+        clipped=clipped / records if records else 0.0,
+    )
+
+
+def _blocks_of(path: AnyPath) -> Iterator[pa.RecordBatch]:
+    """A block after the other; memory holds one."""
+    try:
+        with pq.ParquetFile(local_copy(path)) as file:
+            _check_columns(path, file.schema_arrow)
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).combine_chunks().to_batches()
+    except (OSError, pa.ArrowException) as error:
+        raise _no_scores(path, error) from error
+
+
+def _check_columns(path: AnyPath, found: pa.Schema) -> None:
+    if found.remove_metadata() != SCHEMA.remove_metadata():
+        message = f"{path} has the columns {found.names}, expected {SCHEMA.names}: score its log again"
+        raise StorageError(message)
+
+
+def _no_scores(path: AnyPath, error: Exception) -> StorageError:
+    return StorageError(f"{path} holds no scores ({error}): delete it and score its log again (tspace score)")

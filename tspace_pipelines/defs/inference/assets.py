@@ -1,0 +1,176 @@
+"""What an agent would have done, a partition a log; a range of logs is one run."""
+
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from tspace_core.config import load_vehicle
+from tspace_pipelines.metadata import Metadata, as_metadata, clear_failure, plot, table
+from tspace_pipelines.partitions import LOGS, vehicle_of
+from tspace_pipelines.resources import LakeResource
+
+if TYPE_CHECKING:
+    from tspace_core.agents.batch_runs import ScoreReport
+    from tspace_core.agents.scores import Scores
+    from tspace_core.config import Vehicle
+    from tspace_core.storage.lake import Lake
+
+KEY = dg.AssetKey("policy_actions")
+
+
+class ScoringConfig(dg.Config):
+    """What a person may choose at the launchpad."""
+
+    checkpoint: str | None = Field(
+        default=None,
+        description="folder of a checkpoint, <agent>/<run>/<step> in the lake, or 'champion'; default: the "
+        "vehicle's latest trained agent, or its champion where none was trained",
+    )
+    workers: int = Field(default=1, ge=1, description="processes; 1 scores in the run's own process")
+    again: bool = Field(default=False, description="also logs whose scores are there already")
+
+
+with warnings.catch_warnings():
+    # ``backfill_policy`` is marked as beta; without it a range of logs would be a run each.
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    _one_run_a_range = dg.asset(
+        key=KEY,
+        # Which vehicle's agent a log needs is said by its key; a mapping of our own would not be shown.
+        deps=["episodes", dg.AssetDep("ddpg_checkpoint", partition_mapping=dg.AllPartitionMapping())],
+        partitions_def=LOGS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="inference",
+        owners=["team:tspace"],
+        kinds={"torch", "parquet"},
+        tags={"layer": "agent"},
+    )
+
+
+@_one_run_a_range
+def policy_actions(
+    context: dg.AssetExecutionContext, config: ScoringConfig, lake: LakeResource
+) -> dg.MaterializeResult[None]:
+    """Proposed map rows, the critic's values, clipped cells, distance to what was done: a row a record.
+
+    Nothing was driven with these proposals: a higher value is the critic's opinion, no saving. Logs that fail
+    cost only themselves: the others are reported as materialized before the run fails.
+    """
+    found = lake.open()
+    metadata: dict[str, Metadata] = {}
+    failed: dict[str, str] = {}
+    keys = list(context.partition_keys)
+    for vehicle_id in dict.fromkeys(vehicle_of(key) for key in keys):
+        mine = [key for key in keys if vehicle_of(key) == vehicle_id]
+        with clear_failure():
+            shown, odd = _score(context, config, found, load_vehicle(vehicle_id), mine)
+        metadata.update(shown)
+        failed.update(odd)
+    if failed:
+        for key, values in metadata.items():
+            context.log_event(dg.AssetMaterialization(asset_key=KEY, partition=key, metadata=values))
+        raise dg.Failure(
+            description="; ".join(f"{key}: {text}" for key, text in failed.items()),
+            metadata={"failed": table([{"log": key, "why": text} for key, text in failed.items()])},
+            allow_retries=False,
+        )
+    for key, values in metadata.items():
+        context.add_asset_metadata(values, partition_key=key)
+    return dg.MaterializeResult()
+
+
+def _score(
+    context: dg.AssetExecutionContext,
+    config: ScoringConfig,
+    lake: "Lake",
+    vehicle: "Vehicle",
+    keys: list[str],
+) -> tuple[dict[str, Metadata], dict[str, str]]:
+    """Metadata of the logs that have scores now, and what went wrong with the others."""
+    from tspace_core.agents.batch_runs import choose_checkpoint, score_logs
+
+    checkpoint = choose_checkpoint(lake, vehicle.id, config.checkpoint)
+    began = time.monotonic()
+    report = score_logs(
+        lake,
+        vehicle,
+        [lake.log_of(key) for key in keys],
+        checkpoint,
+        workers=config.workers,
+        again=config.again,
+        tell=context.log.info,
+    )
+    seconds = time.monotonic() - began
+    reused = set(report.skipped)
+    shown = {
+        key: {
+            "dagster/row_count": scores.records,
+            **as_metadata(
+                {
+                    **scores.model_dump(include=set(_SHOWN)),
+                    **{f"distance_{name}": value for name, value in scores.distance_quantiles().items()},
+                    "left_out": scores.left_out or None,
+                    "reused": key in reused,
+                }
+            ),
+        }
+        for key, scores in report.scores.items()
+    }
+    if shown:
+        # Once a run and vehicle: a picture in each of ten thousand partitions would fill the event log.
+        last = next(key for key in reversed(keys) if key in shown)
+        shown[last] |= _whole(report, vehicle, seconds)
+    return shown, report.failed
+
+
+_SHOWN = (
+    "episodes",
+    "records",
+    "q_proposal",
+    "q_behaviour",
+    "preferred",
+    "clipped",
+    "distance",
+    "checkpoint",
+    "agent",
+    "run",
+    "step",
+    "path",
+)
+
+
+def _whole(report: "ScoreReport", vehicle: "Vehicle", seconds: float) -> Metadata:
+    """What the logs of the run come to, with a plot."""
+    import numpy as np
+
+    from tspace_core.agents.scores import total
+    from tspace_core.evaluation.figures import torque_map_change
+
+    fresh: list[Scores] = [item for key, item in report.scores.items() if key not in report.skipped]
+    whole = total(list(report.scores.values()))
+    change = np.array(whole.change_nm)
+    change[np.array(whole.flashes) == 0] = np.nan
+    picture = torque_map_change(
+        vehicle.default_map(),
+        change,
+        name="proposals",
+        caption="The default torque map (left) and the mean change that the agent proposes in "
+        f"{whole.records} recorded situations, after clipping (right), in Nm; grey cells were never "
+        "proposed. Nothing was driven with it.",
+    )
+    return {
+        **as_metadata(
+            {
+                "run_logs": len(report.scores),
+                "run_records": whole.records,
+                "run_records_per_s": sum(item.records for item in fresh) / seconds if fresh else None,
+                "run_q_proposal": whole.q_proposal,
+                "run_q_behaviour": whole.q_behaviour,
+                "run_clipped": whole.clipped,
+                "run_distance": whole.distance,
+            }
+        ),
+        "plot": plot(picture),
+    }
