@@ -1,5 +1,6 @@
 """Batches of the online loop: how live and offline records mix, and what the live store keeps."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from tspace_core.agents.mixed_replay import LiveReplay, MixedReplay, records_of
 from tspace_core.errors import AgentError
 from tspace_core.records.episode import RecordFlag
 from tspace_core.storage.replay import Replay, ReplayBatch, build_replay
+from tspace_core.storage.replay_appender import ReplayAppender
+from tspace_core.storage.replay_growing import GrowingReplay
 
 
 def numbered(first: int, count: int) -> ReplayBatch:
@@ -141,6 +144,55 @@ def test_a_record_whose_action_had_to_become_zero_is_not_learned_from() -> None:
     whole, left = records_of(coded_episode(1, 4)), records_of(episode)
     for name, values in left._asdict().items():
         np.testing.assert_array_equal(values, getattr(whole, name)[1:], name)
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> Iterator[ReplayAppender]:
+    folder = tmp_path / "replay" / "live" / "growing"
+    with ReplayAppender(folder, capacity_rows=1000, memory_dim=2) as appender:
+        yield appender
+
+
+def test_a_growing_buffer_can_be_the_live_part(offline: Replay, growing: ReplayAppender) -> None:
+    growing.append(coded_episode(7, 9))
+    live = GrowingReplay(growing.directory)
+    mixed = MixedReplay(offline, live, 0.5)
+    batch = mixed.sample(64, np.random.default_rng(0))
+    assert (batch.rewards >= 7).sum() == 9, "not more than there are"
+    growing.append(coded_episode(8, 90))
+    assert (mixed.sample(64, np.random.default_rng(0)).rewards >= 7).sum() == 9
+    live.refresh()
+    batch = mixed.sample(64, np.random.default_rng(0))
+    assert (batch.rewards >= 7).sum() == 32
+    np.testing.assert_array_equal(batch.states[:, 0], batch.rewards)
+    again = MixedReplay(offline, GrowingReplay(growing.directory), 0.5).sample(64, np.random.default_rng(0))
+    for ours, theirs in zip(batch, again, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_sequences_mix_as_records_do(offline: Replay, growing: ReplayAppender) -> None:
+    memory = np.full((40, 2), 5, np.float32)
+    growing.append(coded_episode(7, 40), memory=memory)
+    mixed = MixedReplay(offline, GrowingReplay(growing.directory), 0.25)
+    found = mixed.sample_sequences(16, 6, np.random.default_rng(0), burn_in=2)
+    assert found.states.shape == (16, 9, STATE_DIM)
+    assert (found.rewards[:, 0] >= 7).sum() == 4
+    assert found.memory is not None
+    np.testing.assert_array_equal(found.memory, np.repeat([[5, 5], [0, 0]], [4, 12], axis=0))
+    np.testing.assert_allclose(np.diff(found.states[..., 0]), 1 / 1024)
+    only = MixedReplay(offline, GrowingReplay(growing.directory), 0.0)
+    assert only.sample_sequences(16, 6, np.random.default_rng(0)).memory is None
+    with pytest.raises(AgentError, match="a LiveReplay keeps records one by one and has no sequences"):
+        MixedReplay(offline, live_of(7), 0.5).sample_sequences(8, 6, np.random.default_rng(0))
+
+
+def test_recurrent_states_of_two_agents_do_not_mix(growing: ReplayAppender, tmp_path: Path) -> None:
+    growing.append(coded_episode(7, 40))
+    other = build_replay(tmp_path / "o", [coded_episode(1, 40)], memory_dim=3)
+    with pytest.raises(AgentError, match="recurrent states of 2 and 3"):
+        MixedReplay(other, GrowingReplay(growing.directory), 0.5).sample_sequences(
+            8, 6, np.random.default_rng(0)
+        )
 
 
 def test_shares_and_capacities_have_limits() -> None:

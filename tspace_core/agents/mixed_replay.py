@@ -1,19 +1,40 @@
-"""Batches of the online loop: records of the drive going on beside those of an offline replay buffer."""
+"""Batches of two sources in a fixed ratio: mostly of the drive going on, beside an offline replay buffer."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.errors import AgentError
 from tspace_core.records.episode import RecordFlag
-from tspace_core.storage.replay import Replay, ReplayBatch
+from tspace_core.storage.replay import ReplayBatch
+from tspace_core.storage.replay_sequences import SequenceBatch
 from tspace_core.storage.replay_writer import TERMINAL
 
 if TYPE_CHECKING:
     from tspace_core.records.episode import Episode
 
 _FIRST_ROWS = 1024
+
+
+class RecordSource(Protocol):
+    """What records are drawn from: a replay buffer (``Replay``, ``GrowingReplay``) or ``LiveReplay``."""
+
+    def __len__(self) -> int:
+        """Records there are now."""
+
+    def sample(self, batch: int, generator: np.random.Generator) -> ReplayBatch:
+        """Draw records uniformly, with replacement."""
+
+
+@runtime_checkable
+class SequenceSource(RecordSource, Protocol):
+    """What sequences are drawn from: a replay buffer."""
+
+    def sample_sequences(
+        self, batch: int, length: int, generator: np.random.Generator, *, burn_in: int = 0, stride: int = 1
+    ) -> SequenceBatch:
+        """Draw runs of successive records."""
 
 
 def records_of(episode: "Episode") -> ReplayBatch:
@@ -83,6 +104,17 @@ class LiveReplay:
         self._count -= gone
         return gone
 
+    def sample(self, batch: int, generator: np.random.Generator) -> ReplayBatch:
+        """Draw records uniformly, with replacement.
+
+        Raises:
+            AgentError: there is none.
+        """
+        if self._count == 0:
+            message = "there is no live record yet; drive first"
+            raise AgentError(message)
+        return self.split(self.block((generator.random(batch) * self._count).astype(np.int64)))
+
     def block(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, width) rows of these records, the fields side by side; see ``split``."""
         rows: NDArray[np.float32] = self._rows[(self._end - self._count + records) % len(self._rows)]
@@ -132,10 +164,11 @@ class MixedReplay:
     """Draws batches from live and offline records.
 
     ``live_share`` of a batch are live records, but never more than there are, so that the first ones are not
-    repeated over half a batch. Where there is no offline buffer all are live, drawn with replacement.
+    repeated over half a batch. Where there is no offline buffer all are live, drawn with replacement. Either
+    may be any source; the live ones come first in a batch and are drawn first.
     """
 
-    def __init__(self, offline: Replay | None, live: LiveReplay, live_share: float) -> None:
+    def __init__(self, offline: RecordSource | None, live: RecordSource, live_share: float) -> None:
         if not 0.0 <= live_share <= 1.0:
             message = f"live_share is {live_share}, expected 0 to 1"
             raise AgentError(message)
@@ -144,11 +177,11 @@ class MixedReplay:
         self.live_share = live_share
 
     def __len__(self) -> int:
-        return len(self.live) + (len(self.offline) if self.offline else 0)
+        return len(self.live) + (len(self.offline) if self.offline is not None else 0)
 
     def live_part(self, batch: int) -> int:
-        """How many records of a batch are live ones now."""
-        if self.offline is None:
+        """How many records, or sequences, of a batch are live ones now."""
+        if self.offline is None or len(self.offline) == 0:
             return batch
         return min(round(self.live_share * batch), len(self.live))
 
@@ -162,16 +195,66 @@ class MixedReplay:
         Raises:
             AgentError: there is no record at all.
         """
+        part = self._live_part(batch)
+        if self.offline is None or part == batch:
+            return self.live.sample(batch, generator)
+        if part == 0:
+            return self.offline.sample(batch, generator)
+        parts = self.live.sample(part, generator), self.offline.sample(batch - part, generator)
+        return ReplayBatch(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+
+    def sample_sequences(
+        self, batch: int, length: int, generator: np.random.Generator, *, burn_in: int = 0, stride: int = 1
+    ) -> SequenceBatch:
+        """Draw runs of successive records, as ``Replay.sample_sequences``; ``live_share`` of them are live.
+
+        Where only one source keeps recurrent states, those of the other are zeros.
+
+        Raises:
+            AgentError: there is no record at all, or a source cannot give sequences, as ``LiveReplay``.
+        """
+        part = self._live_part(batch)
+        parts = [
+            _sequences_of(source).sample_sequences(size, length, generator, burn_in=burn_in, stride=stride)
+            for source, size in ((self.live, part), (self.offline, batch - part))
+            if source is not None and size
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        memory = _memories(*parts)
+        fields = [np.concatenate(pair) for pair in zip(*(part[:6] for part in parts), strict=True)]
+        return SequenceBatch._make([*fields, memory])
+
+    def _live_part(self, batch: int) -> int:
         if len(self) == 0:
             message = "there is neither an offline nor a live record to learn from; drive or build a replay"
             raise AgentError(message)
-        part = self.live_part(batch)
-        if self.offline is not None and part == 0:
-            return self.offline.sample(batch, generator)
-        block = np.empty((batch, self.live.width), np.float32)
-        block[:part] = self.live.block((generator.random(part) * len(self.live)).astype(np.int64))
-        mixed = self.live.split(block)
-        if self.offline is not None and part < batch:
-            for target, source in zip(mixed, self.offline.sample(batch - part, generator), strict=True):
-                target[part:] = source
-        return mixed
+        return self.live_part(batch)
+
+
+def _sequences_of(source: RecordSource) -> SequenceSource:
+    if not isinstance(source, SequenceSource):
+        message = (
+            f"a {type(source).__name__} keeps records one by one and has no sequences; append the episodes "
+            "to a growing replay buffer and draw from that"
+        )
+        raise AgentError(message)
+    return source
+
+
+def _memories(first: SequenceBatch, second: SequenceBatch) -> NDArray[np.float32] | None:
+    sizes = {part.memory.shape[1] for part in (first, second) if part.memory is not None}
+    if not sizes:
+        return None
+    if len(sizes) > 1:
+        message = (
+            f"the sources keep recurrent states of {min(sizes)} and {max(sizes)}; mix those of one agent"
+        )
+        raise AgentError(message)
+    (size,) = sizes
+    return np.concatenate(
+        [
+            np.zeros((len(part.mask), size), np.float32) if part.memory is None else part.memory
+            for part in (first, second)
+        ]
+    )

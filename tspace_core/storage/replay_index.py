@@ -41,6 +41,7 @@ class EpisodeIndex:
         self.origin = 0
         """Record that ``blocks`` begins with."""
         self._used_blocks = 0
+        self._end = 0
         self._starts: dict[tuple[int, int], NDArray[np.int64]] = {}
         self.extend(episodes)
 
@@ -63,11 +64,11 @@ class EpisodeIndex:
     def begin(self) -> int:
         """Number of the oldest kept record."""
         if self.low == self._episodes:
-            return self._end()
+            return self._end
         return int(self._table[self.low, END] - self._table[self.low, LENGTH])
 
     def __len__(self) -> int:
-        return self._end() - self.begin
+        return self._end - self.begin
 
     @property
     def episodes(self) -> int:
@@ -84,14 +85,14 @@ class EpisodeIndex:
             raise StorageError(message)
         old, new = self._episodes, self._episodes + len(added)
         self._table = _grown(self._table, new)
-        ends = self._end() + np.cumsum(added[:, 1])
+        ends = self._end + np.cumsum(added[:, 1])
         rows = self._table[old:new]
         rows[:, END] = ends
         rows[:, SHIFT] = added[:, 0] - (ends - added[:, 1])
         rows[:, LENGTH] = added[:, 1]
         rows[:, TERMINAL] = added[:, 2]
-        self._episodes = new
-        blocks = -(-(int(ends[-1]) - self.origin) // _BLOCK)
+        self._episodes, self._end = new, int(ends[-1])
+        blocks = -(-(self._end - self.origin) // _BLOCK)
         self._blocks = _grown(self._blocks, blocks)
         firsts = self.origin + _BLOCK * np.arange(self._used_blocks, blocks)
         self._blocks[self._used_blocks : blocks] = old + np.searchsorted(ends, firsts, side="right")
@@ -123,9 +124,6 @@ class EpisodeIndex:
             known = np.concatenate([before, before[-1] + np.cumsum(counts)])
             self._starts[length, stride] = known
         return known
-
-    def _end(self) -> int:
-        return int(self._table[self._episodes - 1, END]) if self._episodes else self.origin
 
     def _compact(self) -> None:
         gone, blocks = self.low, (self.begin - self.origin) // _BLOCK
