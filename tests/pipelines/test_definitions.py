@@ -24,6 +24,7 @@ EXPECTED: dict[str, Any] = {
         "replay_buffer": ("replay", ["episodes"], "vehicles", None),
         "ddpg_checkpoint": ("training", ["replay_buffer"], "vehicles", None),
         "policy_evaluation": ("evaluation", ["ddpg_checkpoint"], "vehicles", None),
+        "policy_actions": ("inference", ["ddpg_checkpoint", "episodes"], "logs", None),
         "catalogue": (
             "catalogue",
             ["can_frames", "can_signals", "ddpg_checkpoint", "episodes", "replay_buffer"],
@@ -33,7 +34,11 @@ EXPECTED: dict[str, Any] = {
     },
     "automated": ["catalogue", "episodes"],
     "fresh": ["ddpg_checkpoint", "policy_evaluation", "replay_buffer"],
-    "checks": {"can_signals": ["signals_schema"], "episodes": ["episodes_schema"]},
+    "checks": {
+        "can_signals": ["signals_schema"],
+        "episodes": ["episodes_schema"],
+        "policy_actions": ["policy_actions_plausible"],
+    },
     "jobs": {
         "build_replay_buffer": {"tspace/lane": "replay"},
         "logs_to_episodes": {"tspace/lane": "logs"},
@@ -41,6 +46,7 @@ EXPECTED: dict[str, Any] = {
         "refresh_catalogue": {},
         "register_logs": {"tspace/lane": "logs"},
         "retrain": {"tspace/lane": "training"},
+        "score_policy": {"tspace/lane": "training"},
     },
     "sensors": {
         "automation": (30, "RUNNING", []),

@@ -124,13 +124,15 @@ class TestCheck:
             writer.write_table(spoilt)
             writer.add_key_value_metadata({b"tspace": metadata[b"tspace"]})
         result = run(pipeline, agent)  # what is stored is current, so it is only checked again
-        assert result.success
+        assert not result.success
         (check,) = checks(result)
-        assert not check.passed and check.severity is dg.AssetCheckSeverity.WARN
+        assert not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
         assert KEYS[1] in str(check.description) and "q_behaviour" in str(check.description)
 
     def test_too_much_clipped(self, pipeline: Pipeline, driven: Lake, agent: str) -> None:
-        (check,) = checks(run(pipeline, agent, most_clipped=0.01))
+        result = run(pipeline, agent, most_clipped=0.01)
+        (check,) = checks(result)
+        assert result.success and check.severity is dg.AssetCheckSeverity.WARN
         assert not check.passed and "the limit is 1 %" in str(check.description)
 
 

@@ -17,26 +17,29 @@ class PlausibleConfig(dg.Config):
     )
 
 
-@dg.asset_check(asset=KEY)
+@dg.asset_check(asset=KEY, blocking=True)
 def policy_actions_plausible(
     context: dg.AssetCheckExecutionContext, config: PlausibleConfig, lake: LakeResource
 ) -> dg.AssetCheckResult:
     """All stored values are finite, and not nearly every cell of the proposals is clipped.
 
     An agent whose cells are clipped everywhere has left the range in which it can learn. Checked are the
-    files of the run's logs; without partitions, those of all logs.
+    files of the run's logs; without partitions, those of all logs. Values that are not finite are an error;
+    many clipped cells are a warning.
     """
     from tspace_core.agents.scoring_table import odd_values
     from tspace_core.objects.path import any_path
 
     lake.open()  # so that a bucket can be read
     keys = _keys(context)
-    rows, records, clipped = [], 0, 0.0
+    rows: list[dict[str, str]] = []
+    records, clipped, severity = 0, 0.0, dg.AssetCheckSeverity.WARN
     with clear_failure():
         for key in keys:
             path = _path(context, key)
             if path is None:
                 rows.append({"log": key, "what": "was never materialized"})
+                severity = dg.AssetCheckSeverity.ERROR
                 continue
             found = odd_values(any_path(path))
             records += found.records
@@ -44,12 +47,13 @@ def policy_actions_plausible(
             if found.not_finite:
                 what = f"{found.not_finite} values are not finite, first in {found.first}"
                 rows.append({"log": key, "what": what})
+                severity = dg.AssetCheckSeverity.ERROR
             if found.clipped > config.most_clipped:
                 share = f"{100 * found.clipped:.1f} % of the cells are clipped"
                 rows.append({"log": key, "what": f"{share}, the limit is {100 * config.most_clipped:g} %"})
     return dg.AssetCheckResult(
         passed=not rows,
-        severity=dg.AssetCheckSeverity.WARN,
+        severity=severity,
         metadata={
             "logs": len(keys),
             "records": records,
