@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tspace_core.errors import PoolError, PoolServerError
@@ -282,10 +283,11 @@ def new_batch() -> str:
 def _groups(
     first: tuple[Episode, str], others: Iterator[tuple[Episode, str]]
 ) -> Iterator[list[tuple[Episode, str]]]:
-    group = [first]
-    for item in others:
+    group: list[tuple[Episode, str]] = []
+    for item in chain([first], others):
+        group.append(item)
         if len(group) == _EPISODES:
             yield group
             group = []
-        group.append(item)
-    yield group
+    if group:
+        yield group
