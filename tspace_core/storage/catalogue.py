@@ -8,7 +8,7 @@ frames         CAN frames, with vehicle, date and log
 signals        signals on the grid, with vehicle, date and log; columns that a vehicle lacks are null
 episodes       visible episodes: vehicle, driver, site, log, records, energy, distance, reward, times,
                local day and ISO week, how many records are invalid, flashed, clipped
-records        rows of the visible episodes, with their episode_id
+records        rows of the visible episodes, with their episode_id and file; `WHERE file = ...` reads one file
 losses         what did not become a record, by log and reason
 flashes        a flash a row: time, log, episode, rows, what it changed, outcome
 replay         versions of replay buffers

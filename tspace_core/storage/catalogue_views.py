@@ -25,7 +25,7 @@ _EMPTY = {
     ),
     "records": (
         "time TIMESTAMPTZ, first_row INTEGER, reward FLOAT, flags UTINYINT, time_ns BIGINT, state FLOAT[], "
-        "action FLOAT[], episode_id VARCHAR"
+        "action FLOAT[], episode_id VARCHAR, file VARCHAR"
     ),
     "policy_actions": "episode_id VARCHAR, time TIMESTAMPTZ, vehicle VARCHAR, date DATE",
 }
@@ -48,7 +48,7 @@ _OVER_FILES = {
     # The join keeps out files that no manifest names. Parquet lists have no length, so states may differ.
     "records": (
         f"SELECT r.* EXCLUDE (filename, state, action) REPLACE (r.{_INSTANT}), epoch_ns(r.time) AS time_ns, "
-        "r.state::FLOAT[] AS state, r.action::FLOAT[] AS action, e.episode_id FROM "
+        "r.state::FLOAT[] AS state, r.action::FLOAT[] AS action, e.episode_id, r.filename AS file FROM "
         "read_parquet({files}, filename = true, hive_partitioning = false) r "
         "JOIN episodes e ON e.path = r.filename"
     ),

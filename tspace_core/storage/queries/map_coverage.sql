@@ -1,8 +1,9 @@
 -- Share of the driving time in each cell of the torque map, by speed and pedal.
 --
 -- Every grid row of the signals that has a speed and a pedal position counts for the cell whose node is nearest
--- (at equal distance the higher one). The axes and the grid's rate are those of the vehicle's latest episode; a
--- vehicle without an episode is left out. Cells that were never visited are listed with 0.
+-- (at equal distance, to 1e-4 km/h and 1e-6 of the travel, the higher one). The axes and the grid's rate are
+-- those of the vehicle's latest episode; a vehicle without an episode is left out. Cells that were never visited
+-- are listed with 0.
 --
 -- Parameters:
 --   vehicle = NULL: only this vehicle
@@ -26,16 +27,16 @@ WITH axes AS (
 ),
 speeds AS (
     SELECT vehicle, k AS map_row, speeds[k + 1] AS speed_kmh,
-        CASE WHEN k = 0 THEN '-inf'::DOUBLE ELSE (speeds[k] + speeds[k + 1]) / 2 END AS beginning
+        CASE WHEN k = 0 THEN '-inf'::DOUBLE ELSE round((speeds[k] + speeds[k + 1]) / 2, 4) END AS beginning
     FROM (SELECT vehicle, speeds, unnest(range(len(speeds))) AS k FROM axes)
 ),
 pedals AS (
     SELECT vehicle, k AS pedal_column, pedals[k + 1] AS pedal,
-        CASE WHEN k = 0 THEN '-inf'::DOUBLE ELSE (pedals[k] + pedals[k + 1]) / 2 END AS beginning
+        CASE WHEN k = 0 THEN '-inf'::DOUBLE ELSE round((pedals[k] + pedals[k + 1]) / 2, 6) END AS beginning
     FROM (SELECT vehicle, pedals, unnest(range(len(pedals))) AS k FROM axes)
 ),
 driven AS (
-    SELECT vehicle, velocity::DOUBLE AS velocity, thrust::DOUBLE / 100 AS pedal
+    SELECT vehicle, round(velocity::DOUBLE, 4) AS velocity, round(thrust::DOUBLE / 100, 6) AS pedal
     FROM signals
     WHERE velocity IS NOT NULL AND thrust IS NOT NULL
       AND ($vehicle::VARCHAR IS NULL OR vehicle = $vehicle::VARCHAR)
