@@ -17,10 +17,19 @@ from typing import Any
 import dagster as dg
 
 from tspace_core.config import settings
-from tspace_pipelines.defs import catalogue, episodes, evaluation, online, raw_logs, replay, training
+from tspace_pipelines.defs import (
+    catalogue,
+    episodes,
+    evaluation,
+    inference,
+    online,
+    raw_logs,
+    replay,
+    training,
+)
 from tspace_pipelines.resources import LakeResource
 
-AREAS = (raw_logs, episodes, replay, training, evaluation, online, catalogue)
+AREAS = (raw_logs, episodes, replay, training, evaluation, inference, online, catalogue)
 
 
 def build() -> dg.Definitions:
