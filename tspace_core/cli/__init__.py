@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from tspace_core import __version__
-from tspace_core.cli import bridge, bus, catalogue, data, drive, guard, release, report, score, twin
+from tspace_core.cli import (
+    bridge,
+    bus,
+    catalogue,
+    data,
+    drive,
+    guard,
+    housekeeping,
+    pools,
+    release,
+    report,
+    score,
+    similar,
+    twin,
+)
 from tspace_core.errors import TspaceError
 
 app = typer.Typer(
@@ -26,9 +40,12 @@ app.add_typer(catalogue.app)
 app.add_typer(data.app)
 app.add_typer(drive.app)
 app.add_typer(guard.app)
+app.add_typer(housekeeping.app)
+app.add_typer(pools.app)
 app.add_typer(release.app)
 app.add_typer(report.app)
 app.add_typer(score.app)
+app.add_typer(similar.app)
 app.add_typer(twin.app, name="twin")
 
 
