@@ -4,6 +4,7 @@
 without anything being written there, and an instance always goes with its lake (TSPACE_DATA_DIR).
 """
 
+import fcntl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +35,12 @@ class DataDirStorage(DagsterSqliteStorage):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
         """Build the storage; ``config_value`` is empty."""
-        return cls(str(instance_dir()), inst_data)
+        folder = instance_dir()
+        # Of several processes that make the tables at once, Dagster 1.13 lets one fail, or marks the files so
+        # that none can open them again: "Version table 'alembic_version' has more than one head".
+        with (folder / ".lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return cls(str(folder), inst_data)
 
 
 class DataDirArtifacts(LocalArtifactStorage):
