@@ -39,12 +39,12 @@ def metas(draw: st.DrawFn) -> EpisodeMeta:
     name = draw(st.from_regex(r"\w[\w.\-+ ()\[\],@#~&%]{0,12}", fullmatch=True))
     vehicle = draw(st.from_regex(r"\w[\w.\-]{0,8}", fullmatch=True))
     key = f"{vehicle}/{draw(st.dates())}/{name}"
-    piece = draw(
-        st.text(st.characters(exclude_categories=("Cs",), exclude_characters="#/"), min_size=1, max_size=5)
-    )
+    letters = st.characters(codec="utf-8", exclude_characters="#/")
+    piece = draw(st.text(letters, min_size=1, max_size=5))
     return EpisodeMeta(
         episode_id=f"{key}#{piece}", log_key=key, vehicle_id=vehicle,
-        driver_id=draw(text), site_id=draw(text), timezone=draw(text), units=draw(st.dictionaries(text, text, max_size=3)), rate_hz=draw(positive),
+        driver_id=draw(text), site_id=draw(text), timezone=draw(text),
+        units=draw(st.dictionaries(text, text, max_size=3)), rate_hz=draw(positive),
         window=draw(st.integers(1, 3)), signals=tuple(draw(st.lists(text, min_size=1, max_size=3))),
         pedal_axis=tuple(draw(st.lists(number, max_size=4))),
         speed_axis_kmh=tuple(draw(st.lists(number, max_size=4))),
