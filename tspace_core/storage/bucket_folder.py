@@ -101,6 +101,15 @@ def _made_by_someone_else(path: S3Path) -> StorageError:
 
 def sweep(root: S3Path, *, older_than_s: float) -> Iterator[S3Path]:
     """Remove unfinished folders and parts of uploads below ``root``; yields the objects removed."""
+    for found in unfinished(root, older_than_s=older_than_s):
+        root.store.delete(*(path.key for path in found))
+        yield from found
+    with suppress(ObjectMissingError):
+        root.store.abort_uploads(f"{root.key}/" if root.key else "", older_than_s=older_than_s)
+
+
+def unfinished(root: S3Path, *, older_than_s: float) -> Iterator[list[S3Path]]:
+    """The objects of each folder below ``root`` that has no manifest and was not written to for so long."""
     limit = time.time() - older_than_s
     for area, depth in _AREAS.items():
         folders: dict[str, list[tuple[S3Path, ObjectInfo]]] = {}
@@ -110,9 +119,5 @@ def sweep(root: S3Path, *, older_than_s: float) -> Iterator[S3Path]:
                 folders.setdefault("/".join(parts[:depth]), []).append((path, info))
         for found in folders.values():
             old = all(info.modified.timestamp() <= limit for _, info in found)
-            if not old or any(path.name == MANIFEST for path, _ in found):
-                continue
-            root.store.delete(*(path.key for path, _ in found))
-            yield from (path for path, _ in found)
-    with suppress(ObjectMissingError):
-        root.store.abort_uploads(f"{root.key}/" if root.key else "", older_than_s=older_than_s)
+            if old and all(path.name != MANIFEST for path, _ in found):
+                yield [path for path, _ in found]
