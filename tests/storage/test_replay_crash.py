@@ -26,7 +26,7 @@ from tspace_core.storage.replay_appender import ReplayAppender
 number = int(sys.argv[2])
 with ReplayAppender(Path(sys.argv[1]), capacity_rows={CAPACITY}, segment_rows={SEGMENT}) as appender:
     while True:
-        appender.append(coded_episode(number, 5 + number % 40))
+        appender.append(coded_episode(1 + number % 900, 5 + number % 40, episode_id=f"e{{number}}"))
         print(number, flush=True)
         number += 1
 """

@@ -34,7 +34,7 @@ from tspace_core.storage.replay_manifest import (
 )
 from tspace_core.storage.replay_rows import MappedRows
 from tspace_core.storage.replay_sequences import SequenceBatch
-from tspace_core.storage.replay_writer import Memories
+from tspace_core.storage.replay_writer import Keep, Memories
 
 if TYPE_CHECKING:
     from tspace_core.records.episode import Episode
@@ -92,7 +92,12 @@ class Replay:
             MappedRows.single(self._local / MEMORY, 4 * content.memory_dim) if content.memory_dim else None
         )
         self._index = EpisodeIndex(
-            [EpisodePlace(item.first, item.length, item.terminal) for item in content.episodes]
+            [
+                # Only the run at an episode's end can end with its last record.
+                EpisodePlace(item.first + at, count, item.terminal and at + count == item.length)
+                for item in content.episodes
+                for at, count in item.runs
+            ]
         )
 
     @classmethod
@@ -149,6 +154,22 @@ class Replay:
     def state_std(self) -> NDArray[np.float64]:
         """(state_dim,) standard deviation of every observed state."""
         return np.array(self.manifest.content.state_std)
+
+    @property
+    def index(self) -> EpisodeIndex:
+        """Where the kept episodes lie."""
+        return self._index
+
+    def rows(self, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """``count`` rows as they lie from ``first`` on, not writable, and the recurrent states beside them.
+
+        They are gone with the next ``refresh`` that evicts them.
+        """
+        mapped, memory = self._rows, self._memory
+        segment = first >> mapped.bits
+        begin = first - (segment << mapped.bits)
+        remembered = memory.segment(segment)[begin : begin + count] if memory else None
+        return mapped.segment(segment)[begin : begin + count], remembered
 
     def __len__(self) -> int:
         return len(self._index)
@@ -328,7 +349,12 @@ class Replay:
 
 
 def build_replay(
-    root: AnyPath, episodes: Iterable["Episode"], *, memories: Memories | None = None, memory_dim: int = 0
+    root: AnyPath,
+    episodes: Iterable["Episode"],
+    *,
+    memories: Memories | None = None,
+    memory_dim: int = 0,
+    keep: Keep | None = None,
 ) -> Replay:
     """Write episodes as a new version of a replay buffer, in the order given, and open it.
 
@@ -341,8 +367,10 @@ def build_replay(
         memories: Gives an episode's recurrent states (records, memory_dim), each the state before its record;
             None where there are none.
         memory_dim: Length of a recurrent state; 0 keeps none.
+        keep: Which records of an episode are drawn; default: all. The others stay as rows, as the records
+            before them end there; sequences end before them.
 
     Raises:
         StorageError: no episode, two layouts, or the same episode twice.
     """
-    return Replay(write_replay(root, episodes, memories=memories, memory_dim=memory_dim))
+    return Replay(write_replay(root, episodes, memories=memories, memory_dim=memory_dim, keep=keep))
