@@ -10,8 +10,9 @@ SHARE = 0.05
 
 
 def episode_returns(replay: Replay) -> NDArray[np.float64]:
-    """Undiscounted sum of each episode's rewards, (episodes,), in the order of the buffer."""
-    lengths = [episode.length for episode in replay.manifest.content.episodes]
+    """Undiscounted sum of each episode's drawn rewards, (episodes,), in the order of the buffer."""
+    drawn = (episode.records for episode in replay.manifest.content.episodes)
+    lengths = [records for records in drawn if records]
     ends = np.cumsum(lengths, dtype=np.int64)
     return np.array(
         [

@@ -19,6 +19,7 @@ from tspace_core.errors import CheckpointError, ObjectMissingError
 from tspace_core.objects.path import AnyPath
 from tspace_core.storage.bucket_folder import MANIFEST
 from tspace_core.storage.files import read_version
+from tspace_core.storage.folders import remove_directory
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.writer import DIRECT, Writer
 
@@ -42,7 +43,7 @@ def encoder_folder(lake: Lake, vehicle_id: str, encoder_id: str) -> AnyPath:
 def store_encoder(
     lake: Lake, vehicle_id: str, encoder: Encoder, *, windows: int, episodes: int, writer: Writer = DIRECT
 ) -> AnyPath:
-    """Store a trained encoder as the vehicle's latest; the same one again is left as it is.
+    """Store a trained encoder as the vehicle's latest; an equal one whose files are whole is left as it is.
 
     Args:
         lake: where.
@@ -57,6 +58,11 @@ def store_encoder(
     """
     name = encoder.id
     folder = encoder_folder(lake, vehicle_id, name)
+    if (folder / MANIFEST).is_file():
+        try:
+            load_encoder(folder)
+        except CheckpointError:
+            remove_directory(folder)  # nobody can use it
     if not (folder / MANIFEST).is_file():
         with writer.directory(folder) as made, tempfile.TemporaryDirectory() as scratch:
             encoder.save(Path(scratch))

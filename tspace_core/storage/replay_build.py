@@ -9,7 +9,7 @@ from tspace_core.errors import StorageError
 from tspace_core.objects.path import AnyPath, S3Path, local_folder
 from tspace_core.storage.replay_check import check_version
 from tspace_core.storage.replay_manifest import ReplayManifest, versions_of
-from tspace_core.storage.replay_writer import Memories, ReplayWriter
+from tspace_core.storage.replay_writer import Keep, Memories, ReplayWriter
 from tspace_core.storage.writer import DIRECT, Writer
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def write_replay(
     *,
     memories: Memories | None = None,
     memory_dim: int = 0,
+    keep: Keep | None = None,
     writer: Writer = DIRECT,
 ) -> AnyPath:
     """``build_replay`` as part of a unit of work: the version's folder, which the writer makes visible.
@@ -34,7 +35,7 @@ def write_replay(
     target = root / version
     try:
         with writer.directory(target) as directory:
-            with ReplayWriter(directory, memories, memory_dim) as rows:
+            with ReplayWriter(directory, memories, memory_dim, keep=keep) as rows:
                 for episode in episodes:
                     rows.append(episode)
                 content = rows.finish()

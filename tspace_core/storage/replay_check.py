@@ -82,7 +82,7 @@ def _verify_hash(path: AnyPath, local: Path, expected: str) -> None:
 
 def _check_episodes(directory: AnyPath, content: ReplayContent) -> None:
     """Raise unless the episodes follow each other and end with the rows: a gather checks nothing."""
-    row = 0
+    row = records = 0
     for item in content.episodes:
         if item.first != row or item.length < 1:
             message = (
@@ -91,9 +91,19 @@ def _check_episodes(directory: AnyPath, content: ReplayContent) -> None:
             )
             raise StorageError(message)
         row += item.length + 1
-    if row != content.rows or content.records != row - len(content.episodes):
+        records += item.records
+        at = -1
+        for first, count in item.runs:
+            if first <= at or count < 1 or first + count > item.length:
+                message = (
+                    f"{directory / MANIFEST}: of the {item.length} records of episode {item.id!r} it keeps "
+                    f"{count} from {first} on, after {at}; build the buffer again"
+                )
+                raise StorageError(message)
+            at = first + count
+    if row != content.rows or content.records != records:
         message = (
-            f"{directory / MANIFEST}: its episodes fill {row} rows, it says {content.rows} rows and "
-            f"{content.records} records; build the buffer again"
+            f"{directory / MANIFEST}: its episodes fill {row} rows with {records} records, it says "
+            f"{content.rows} rows and {content.records} records; build the buffer again"
         )
         raise StorageError(message)

@@ -81,6 +81,18 @@ class ReplayEpisode(_Frozen):
     first: int
     length: int
     terminal: bool
+    kept: tuple[tuple[int, int], ...] | None = None
+    """Runs (record, count) of the records that are drawn; None: all. The others are rows that others need."""
+
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """Runs (record, count) of the records that are drawn."""
+        return ((0, self.length),) if self.kept is None else self.kept
+
+    @property
+    def records(self) -> int:
+        """How many records are drawn."""
+        return sum(count for _, count in self.runs)
 
 
 class RewardRange(_Frozen):
@@ -112,6 +124,9 @@ class ReplayContent(_Frozen):
         values = self.model_dump(mode="json")
         if not self.memory_dim:  # as before there were recurrent states: equal content, equal hash
             del values["memory_dim"], values["memory_sha256"]
+        for episode in values["episodes"]:
+            if episode["kept"] is None:  # as before records could be left out
+                del episode["kept"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -33,6 +33,9 @@ TERMINAL = "terminal"
 Memories = Callable[["Episode"], NDArray[np.float32] | None]
 """Gives an episode's recurrent states, (records, memory_dim) float32, or None."""
 
+Keep = Callable[["Episode"], NDArray[np.bool_]]
+"""Gives (records,) whether each record of an episode is drawn; called once an episode, in order."""
+
 
 @dataclass
 class _Moments:
@@ -66,8 +69,16 @@ class ReplayWriter:
     row holds the last observation, the rest of that row is NaN and is never read.
     """
 
-    def __init__(self, directory: Path, memories: Memories | None = None, memory_dim: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        memories: Memories | None = None,
+        memory_dim: int = 0,
+        *,
+        keep: Keep | None = None,
+    ) -> None:
         self._directory = directory
+        self._keep = keep
         self._memories = memories
         self._memory_dim = memory_dim
         self._memory_hash = hashlib.sha256()
@@ -123,9 +134,20 @@ class ReplayWriter:
             self._memory_file.write(data)
             self._memory_hash.update(data)
         self._moments.add(rows[:, : layout.state_dim])
-        self._reward_sum += float(np.sum(episode.rewards, dtype=np.float64))
+        kept = None if self._keep is None else kept_runs(episode, self._keep(episode))
+        drawn = (
+            episode.rewards
+            if kept is None
+            else np.concatenate(
+                [episode.rewards[:0], *(episode.rewards[at : at + number] for at, number in kept)]
+            )
+        )
+        self._reward_sum += float(np.sum(drawn, dtype=np.float64))
         low, high = self._reward_range
-        self._reward_range = (min(low, float(episode.rewards.min())), max(high, float(episode.rewards.max())))
+        self._reward_range = (
+            float(drawn.min(initial=low)),
+            float(drawn.max(initial=high)),
+        )
         self._episodes.append(
             ReplayEpisode(
                 id=episode.meta.episode_id,
@@ -133,6 +155,7 @@ class ReplayWriter:
                 first=self._rows,
                 length=count,
                 terminal=episode.meta.end_reason == TERMINAL,
+                kept=kept,
             )
         )
         self._rows += count + 1
@@ -149,8 +172,11 @@ class ReplayWriter:
         self._file.flush()
         if self._memory_dim:
             self._memory_file.flush()
+        records = sum(episode.records for episode in self._episodes)
+        if not records:
+            message = f"of {self._rows} rows for {self._directory.parent} no record was kept; thin less"
+            raise StorageError(message)
         np.save(self._directory / STARTS, starts_of(self._episodes))
-        records = sum(episode.length for episode in self._episodes)
         low, high = self._reward_range
         return ReplayContent(
             layout=self._layout,
@@ -199,8 +225,28 @@ def memory_rows(episode: "Episode", memory: NDArray[np.float32] | None, size: in
 
 
 def starts_of(episodes: "list[ReplayEpisode] | tuple[ReplayEpisode, ...]") -> NDArray[np.int64]:
-    """Row index of every record: all rows of an episode but its last."""
-    return np.concatenate([np.arange(item.first, item.first + item.length) for item in episodes])
+    """Row index of every record that is drawn: of an episode without thinning all rows but its last."""
+    return np.concatenate(
+        [np.arange(item.first + at, item.first + at + count) for item in episodes for at, count in item.runs]
+    )
+
+
+def kept_runs(episode: "Episode", keep: NDArray[np.bool_]) -> tuple[tuple[int, int], ...] | None:
+    """Runs (record, count) of what is kept of an episode; None: all of it.
+
+    Raises:
+        StorageError: ``keep`` is of another length or type.
+    """
+    if keep.shape != (len(episode),) or keep.dtype != np.bool_:
+        message = (
+            f"episode {episode.meta.episode_id!r}: which records are kept is {keep.dtype}{keep.shape}, "
+            f"expected bool({len(episode)},)"
+        )
+        raise StorageError(message)
+    if keep.all():
+        return None
+    edges = np.flatnonzero(np.diff(keep.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    return tuple((first, end - first) for first, end in edges.tolist())
 
 
 def layout_of(episode: "Episode") -> ReplayLayout:

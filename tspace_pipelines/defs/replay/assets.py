@@ -23,9 +23,14 @@ NIGHTLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=72), warn_w
     freshness_policy=NIGHTLY,
 )
 def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
-    """All visible episodes of a vehicle as memory-mapped rows; the same ones again make no version."""
+    """All visible episodes of a vehicle as memory-mapped rows; the same ones again make no version.
+
+    conf/hyperparameters/replay.yaml says whether records that say nothing new are left out of what is drawn.
+    """
     import numpy as np
 
+    from tspace_core.config.replay import load_replay_parameters
+    from tspace_core.embeddings.thinning import make_thinner
     from tspace_core.evaluation.figures import episode_histograms
     from tspace_core.storage import episodes_table
     from tspace_core.storage.folders import file_sizes
@@ -39,7 +44,9 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     before = versions_of(root)
     with clear_failure():
         paths = found.episodes(vehicle_id=vehicle_id)
-        replay = build_replay(root, (episodes_table.read(path) for path in paths))
+        thin = load_replay_parameters().thin
+        thinner = make_thinner(found, vehicle_id, thin)
+        replay = build_replay(root, (episodes_table.read(path) for path in paths), keep=thinner)
         entries = [
             entry
             for manifest in found.episode_manifests(vehicle_id)
@@ -59,6 +66,9 @@ def replay_buffer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
                     "reused": manifest.version in before,
                     "episodes": len(content.episodes),
                     "records": content.records,
+                    "thinning": thin.kind,
+                    "thinned_records": None if thinner is None else thinner.left_out,
+                    "thinned_because": None if thinner is None else thinner.reason,
                     "energy_wh": float(sum(meta["energy_wh"] for meta in metas)),
                     "distance_m": float(sum(meta["distance_m"] for meta in metas)),
                     "duration_s": float(sum(meta["duration_s"] for meta in metas)),
