@@ -19,6 +19,7 @@ import dagster as dg
 from tspace_core.config import settings
 from tspace_pipelines.defs import (
     catalogue,
+    embeddings,
     episodes,
     evaluation,
     inference,
@@ -29,7 +30,7 @@ from tspace_pipelines.defs import (
 )
 from tspace_pipelines.resources import LakeResource
 
-AREAS = (raw_logs, episodes, replay, training, evaluation, inference, online, catalogue)
+AREAS = (raw_logs, episodes, replay, embeddings, training, evaluation, inference, online, catalogue)
 
 
 def build() -> dg.Definitions:
