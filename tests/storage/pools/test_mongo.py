@@ -11,7 +11,7 @@ from hypothesis import settings as examples
 from pymongo import monitoring
 
 from tests.records.made import assert_same, episodes, made_episode
-from tests.storage.pools.builders import at, episode, fleet, same
+from tests.storage.pools.builders import at, episode, fleet, matching, same
 from tests.storage.pools.contract import Opener, PoolContract
 from tests.storage.pools.mongo_server import MongoServer
 from tspace_core.config.settings import settings
@@ -138,6 +138,27 @@ def test_the_layout_is_what_its_description_says(pool: MongoPool, database: Any)
         found["batch"], 1, "store", 2
     )  # fmt: skip
     assert database.pool.find_one()["schema_version"] == SCHEMA_VERSION
+
+
+def test_people_s_queries_find_what_the_pool_finds(pool: MongoPool, database: Any) -> None:
+    """The queries of docs/storage.md."""
+    pool.store(fleet())
+    day = {"$gte": at(1), "$lt": at(2)}
+    found = database.episodes.find({"vehicle": "v1", "start": day}, {"meta": 0})
+    assert [item["episode_id"] for item in found] == ["v1/2026-03-02/log.blf#0000"]
+    found = database.records.find({"time": day, "reward": {"$lt": 0}}, {"state": 0, "action": 0})
+    wanted = matching(fleet(), Query(after=at(1), before=at(2)))
+    assert len(list(found)) == sum(int((one.rewards[places] < 0).sum()) for one, places in wanted) > 0
+    energy = database.episodes.aggregate(
+        [
+            {"$lookup": {"from": "batches", "localField": "batch", "foreignField": "_id", "as": "stored"}},
+            {"$unwind": "$stored"},
+            {"$match": {"stored.kind": "store"}},
+            {"$group": {"_id": "$driver", "wh": {"$sum": "$meta.energy_wh"}, "episodes": {"$sum": 1}}},
+        ]
+    )
+    by_driver = {item["_id"]: (item["wh"], item["episodes"]) for item in energy}
+    assert by_driver == {"d1": (7.0, 5), "d2": (3.0, 2)}
 
 
 def test_the_indexes_serve_the_queries(pool: MongoPool, database: Any) -> None:

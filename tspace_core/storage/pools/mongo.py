@@ -292,6 +292,8 @@ class MongoPool(Pool):
         """Make what a database needs before the first episode."""
         if self._indexed:
             return
+        from pymongo import IndexModel
+
         self._database[_POOL].update_one(
             {"_id": _POOL},
             {
@@ -304,9 +306,13 @@ class MongoPool(Pool):
             upsert=True,
         )
         self._commits.create_indexes()
-        for fields in documents.EPISODE_INDEXES:
-            self._database["episodes"].create_index([(name, 1) for name in fields])
-        for fields in documents.RECORD_INDEXES:
-            self._database["records"].create_index([(name, 1) for name in fields])
-        self._database["records"].create_index([(name, 1) for name in documents.RECORD_KEY], unique=True)
+        self._database["episodes"].create_indexes(
+            [IndexModel([(name, 1) for name in fields]) for fields in documents.EPISODE_INDEXES]
+        )
+        self._database["records"].create_indexes(
+            [
+                *(IndexModel([(name, 1) for name in fields]) for fields in documents.RECORD_INDEXES),
+                IndexModel([(name, 1) for name in documents.RECORD_KEY], unique=True),
+            ]
+        )
         self._indexed = True
