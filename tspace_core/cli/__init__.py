@@ -14,6 +14,7 @@ from tspace_core.cli import (
     bus,
     catalogue,
     data,
+    doctor,
     drive,
     guard,
     housekeeping,
@@ -38,6 +39,7 @@ app.add_typer(bus.app)
 app.add_typer(bridge.app)
 app.add_typer(catalogue.app)
 app.add_typer(data.app)
+app.add_typer(doctor.app)
 app.add_typer(drive.app)
 app.add_typer(guard.app)
 app.add_typer(housekeeping.app)

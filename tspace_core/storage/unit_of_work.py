@@ -209,13 +209,13 @@ class UnitOfWork:
             raise
 
 
-def finish_units(lake: Lake, *, silent_s: float = unit_bucket.ABANDONED_S) -> list[str]:
+def finish_units(lake: Lake, *, silent_s: float | None = None) -> list[str]:
     """Do what was committed and not done, discard what was not committed by writers that are dead.
 
     Args:
         lake: whose units.
-        silent_s: who has not been heard of for this time is taken for dead, s; only in a bucket, on a disk
-            the dead are known.
+        silent_s: who has not been heard of for this time is taken for dead, s, default: a day; only in a
+            bucket, on a disk the dead are known.
 
     Returns:
         What was done, a line each.
@@ -225,7 +225,7 @@ def finish_units(lake: Lake, *, silent_s: float = unit_bucket.ABANDONED_S) -> li
         StorageError: the lake cannot be written.
     """
     if isinstance(lake.root, S3Path):
-        return unit_bucket.finish(lake.root, silent_s)
+        return unit_bucket.finish(lake.root, unit_bucket.ABANDONED_S if silent_s is None else silent_s)
     try:
         return unit_disk.finish(lake.root)
     except OSError as error:
