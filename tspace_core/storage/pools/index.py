@@ -12,7 +12,6 @@ import os
 import secrets
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,21 +20,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from tspace_core.errors import ObjectMissingError, PoolError, SchemaVersionError
+from tspace_core.errors import SchemaVersionError
 from tspace_core.objects.path import AnyPath, S3Path
-from tspace_core.objects.transfer import side_by_side
 from tspace_core.records.meta import EpisodeMeta
-from tspace_core.storage.lake import EPISODES_SUFFIX
 from tspace_core.storage.pools.entry import Entry, layout_mark
-from tspace_core.storage.pools.manifests import Content, parse
+from tspace_core.storage.pools.manifest_scan import ManifestScan, Place, scope_of
+from tspace_core.storage.pools.manifests import Content
 from tspace_core.storage.pools.query import Query
 
 T = TypeVar("T")
 VERSION = 1
 """To be raised with the tables."""
 _WAIT_S = 60.0
-_YOUNG_NS = 1_000_000_000
-"""What was changed within this time of a look is looked at again: times of files come in ticks, ns."""
 _OWN = ("episode_id", "segment", "log_key", "energy_wh", "distance_m", "duration_s", "end_reason")
 """Meta fields that tell one episode from another; the rest is kept once for all that share it."""
 _TABLES = """
@@ -62,8 +58,6 @@ _SELECT = (
     "JOIN manifests ON manifests.id = manifest "
 )
 
-Place = tuple[str, str]
-"""Folder of a manifest below the pool's, and its name."""
 Together = Callable[[Callable[[], "_Changes"]], "_Changes"]
 """Does a read during which nothing becomes visible half-way."""
 
@@ -90,6 +84,7 @@ class EpisodeIndex:
     ) -> None:
         self._path = path
         self._area = area
+        self._scan = ManifestScan(area)
         self._together = together
         self._invalid_of = invalid_of
         self._lock = threading.RLock()
@@ -131,7 +126,7 @@ class EpisodeIndex:
             return self._look_once(query, read)
 
     def _look_once(self, query: Query, read: Callable[[sqlite3.Connection], T]) -> T:
-        db, scope = self._open(), _scope(query)
+        db, scope = self._open(), scope_of(query)
         with _transaction(db, "BEGIN"):
             # What is compared and what is read are one snapshot, whatever other processes do meanwhile.
             if not self._outdated(db, scope):
@@ -180,85 +175,29 @@ class EpisodeIndex:
 
     def _outdated(self, db: sqlite3.Connection, scope: list[str] | None) -> bool:
         if isinstance(self._area, S3Path):
-            return self._known_manifests(db, scope) != self._listed(scope)
+            return self._known_manifests(db, scope) != self._scan.listed(scope)
         known = self._known_folders(db, scope)
-        return "" in known.values() or known != self._folders(scope)
+        return "" in known.values() or known != self._scan.folders(scope)
 
     def _changes(self, db: sqlite3.Connection, scope: list[str] | None) -> _Changes:
         folders: dict[str, str | None] = {}
         if isinstance(self._area, S3Path):
-            known, there = self._known_manifests(db, scope), self._listed(scope)
+            known, there = self._known_manifests(db, scope), self._scan.listed(scope)
         else:
-            before, now = self._known_folders(db, scope), self._folders(scope)
+            before, now = self._known_folders(db, scope), self._scan.folders(scope)
             folders = {name: stamp for name, stamp in now.items() if not stamp or before.get(name) != stamp}
             folders |= dict.fromkeys(before.keys() - now.keys())
             known = self._known_manifests(db, [f"{folder}/" for folder in folders])
             there = {}
             for folder, stamp in folders.items():
-                there.update(self._manifests_in(folder) if stamp is not None else {})
+                there.update(self._scan.manifests_in(folder) if stamp is not None else {})
         new = [place for place, stamp in there.items() if not stamp or known.get(place) != stamp]
-        contents = self._read_all(new)
+        contents = self._scan.read_all(new)
         found: dict[Place, tuple[str, Content] | None] = {
             place: None if content is None else (there[place], content) for place, content in contents.items()
         }
         found |= dict.fromkeys(known.keys() - there.keys())
         return _Changes(folders, found)
-
-    def _read_all(self, places: list[Place]) -> dict[Place, Content | None]:
-        if not isinstance(self._area, S3Path):
-            return {place: self._read(place) for place in places}
-        return dict(zip(places, side_by_side(self._read, places), strict=True))
-
-    def _read(self, place: Place) -> Content | None:
-        path = self._area / place[0] / place[1]
-        try:
-            text = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, ObjectMissingError):
-            return None
-        except OSError as error:
-            message = f"{path} cannot be read ({error}): correct its rights, or move it away"
-            raise PoolError(message) from error
-        return parse(path, text)
-
-    def _listed(self, scope: list[str] | None) -> dict[Place, str]:
-        """Manifests in a bucket with their ETags."""
-        assert isinstance(self._area, S3Path)
-        base, found = f"{self._area.key}/", {}
-        for beginning in [""] if scope is None else scope:
-            for info in self._area.store.list(base + beginning):
-                parts = info.key[len(base) :].split("/")
-                if len(parts) == 3 and _is_partition(parts[0], parts[1]) and _is_manifest(parts[2]):
-                    found[f"{parts[0]}/{parts[1]}", parts[2]] = info.etag
-        return found
-
-    def _folders(self, scope: list[str] | None) -> dict[str, str]:
-        """Folders on a disk with what tells that they have changed; "": too young to tell."""
-        found, now = {}, time.time_ns()
-        for folder in self._candidates(scope):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                stamp = _stamp(Path(str(self._area), folder).stat(), now)
-                found[folder] = stamp
-        return found
-
-    def _candidates(self, scope: list[str] | None) -> Iterator[str]:
-        beginnings = (
-            scope if scope is not None else [f"{name}/" for name in _children(str(self._area), "vehicle=")]
-        )
-        for beginning in beginnings:
-            if "/date=" in beginning:
-                yield beginning.rstrip("/")
-            else:
-                for name in _children(f"{self._area}/{beginning}", "date="):
-                    yield beginning + name
-
-    def _manifests_in(self, folder: str) -> dict[Place, str]:
-        found, now = {}, time.time_ns()
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{self._area}/{folder}") as there:
-            for item in there:
-                if _is_manifest(item.name):
-                    with suppress(FileNotFoundError):
-                        found[folder, item.name] = _stamp(item.stat(), now)
-        return found
 
     def _known_folders(self, db: sqlite3.Connection, scope: list[str] | None) -> dict[str, str]:
         return dict(_scoped(db, "SELECT folder, stamp FROM folders", scope))
@@ -373,20 +312,6 @@ def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def _scope(query: Query) -> list[str] | None:
-    """Beginnings of the folders in which the query's episodes can lie; None: in all."""
-    if query.episodes:
-        folders = set()
-        for name in query.episodes:
-            parts = name.rpartition("#")[0].split("/")
-            if len(parts) == 3 and all(parts) and "\0" not in name:
-                folders.add(f"vehicle={parts[0]}/date={parts[1]}/")
-        return sorted(folders)
-    if query.vehicles:
-        return sorted({f"vehicle={name}/" for name in query.vehicles if name and not set(name) & {"/", "\0"}})
-    return None
-
-
 def _scoped(db: sqlite3.Connection, select: str, scope: list[str] | None) -> Iterable[tuple[Any, ...]]:
     if scope is None:
         return db.execute(select)
@@ -436,23 +361,3 @@ def _meta(common: str, own: str) -> EpisodeMeta:
             "the log, or `tspace convert` with that version to Avro and with this one back"
         )
         raise SchemaVersionError(message) from error
-
-
-def _stamp(found: os.stat_result, now: int) -> str:
-    return (
-        "" if now - found.st_ctime_ns < _YOUNG_NS else f"{found.st_ctime_ns}:{found.st_ino}:{found.st_size}"
-    )
-
-
-def _children(folder: str, beginning: str) -> list[str]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as there:
-        return [item.name for item in there if item.name.startswith(beginning) and item.is_dir()]
-    return []
-
-
-def _is_partition(vehicle: str, day: str) -> bool:
-    return vehicle.startswith("vehicle=") and day.startswith("date=")
-
-
-def _is_manifest(name: str) -> bool:
-    return name.endswith(EPISODES_SUFFIX) and not name.startswith(".")
