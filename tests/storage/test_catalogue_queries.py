@@ -5,15 +5,20 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.storage import catalogue_work as work
 from tests.storage.catalogue_work import BEGIN_NS
 from tests.storage.logs import shortest_drive, twin
 from tests.storage.replay_episodes import coded_episode
+from tspace_core.agents.scoring_table import SCHEMA, scores_path
 from tspace_core.config import load_vehicle
 from tspace_core.errors import StorageError, UnknownNameError
 from tspace_core.records.episode import RecordFlag
@@ -298,12 +303,34 @@ def test_quarantine_checkpoints_metrics_and_lost_logs(fresh: Lake, tmp_path: Pat
 def test_policy_actions_are_seen_as_they_are_written(fresh: Lake, tmp_path: Path) -> None:
     found = Catalogue(tmp_path / "c.duckdb", fresh)
     assert found.query("SELECT * FROM policy_actions").is_empty()
-    path = Path(str(fresh.root), "policy_actions", "vehicle=twin_truck", "date=2026-01-05", "a.parquet")
+    empty = found.query("SELECT * FROM policy_actions").schema
+    key = work.store(fresh, 1)
+    log = fresh.log_of(key)
+    path = Path(str(scores_path(fresh, log, "0123456789abcdef")))
     path.parent.mkdir(parents=True)
-    pl.DataFrame({"episode_id": ["e"], "q_value": [0.5]}).write_parquet(path)
-    found.refresh()
-    assert found.query("SELECT vehicle, date::VARCHAR, q_value FROM policy_actions").rows() == [
-        ("twin_truck", "2026-01-05", 0.5)
+    n = 4
+    values: dict[str, list[Any]] = {
+        "time": [BEGIN_NS + k for k in range(n)], "episode_id": [f"{key}#0000"] * (n - 1) + ["gone"],
+        "record": [*range(n)], "first_row": [0] * n, "action": [[0.5] * 68] * n, "torque": [[9.0] * 68] * n,
+        "q_proposal": [1.0, 2.0, 3.0, 99.0], "q_behaviour": [2.0, 1.0, 1.5, 0.0],
+        "clipped": [0.0, 0.5, 0.25, 9.0], "distance": [0.1, 0.2, 0.3, 9.0],
+    }  # fmt: skip
+    arrays = [
+        pa.array(values[field.name]).cast(field.type.value_type).dictionary_encode()
+        if pa.types.is_dictionary(field.type)
+        else pa.array(values[field.name], field.type)
+        for field in SCHEMA
+    ]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), path)
+    assert found.refresh().damaged == ()
+    seen = found.query("SELECT * FROM policy_actions ORDER BY record")
+    assert seen.schema == empty, "the columns are the same where there is none"
+    assert seen.row(2, named=True)["time_ns"] == BEGIN_NS + 2
+    assert set(seen.select("vehicle", "log", "checkpoint").rows()) == {
+        ("twin_truck", log.name, "0123456789abcdef")
+    }
+    assert found.named("policy_by_checkpoint").rows() == [
+        ("twin_truck", "0123456789abcdef", 1, 3, 0.5, *map(pytest.approx, (2 / 3, 0.25, 0.2)))
     ]
 
 

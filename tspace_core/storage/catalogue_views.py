@@ -27,7 +27,11 @@ _EMPTY = {
         "time TIMESTAMPTZ, first_row INTEGER, reward FLOAT, flags UTINYINT, time_ns BIGINT, state FLOAT[], "
         "action FLOAT[], episode_id VARCHAR, file VARCHAR"
     ),
-    "policy_actions": "episode_id VARCHAR, time TIMESTAMPTZ, vehicle VARCHAR, date DATE",
+    "policy_actions": (
+        "time TIMESTAMPTZ, episode_id VARCHAR, record INTEGER, first_row INTEGER, action FLOAT[], "
+        "torque FLOAT[], q_proposal FLOAT, q_behaviour FLOAT, clipped FLOAT, distance FLOAT, "
+        "vehicle VARCHAR, date DATE, time_ns BIGINT, log VARCHAR, checkpoint VARCHAR"
+    ),
 }
 """Columns of a view over no file at all."""
 
@@ -52,7 +56,13 @@ _OVER_FILES = {
         "read_parquet({files}, filename = true, hive_partitioning = false) r "
         "JOIN episodes e ON e.path = r.filename"
     ),
-    "policy_actions": f"SELECT * FROM read_parquet({{files}}, union_by_name = true, {_PARTITIONS})",
+    "policy_actions": (
+        "SELECT time::TIMESTAMPTZ AS time, episode_id, record, first_row, action, torque, q_proposal, "
+        "q_behaviour, clipped, distance, vehicle, date, epoch_ns(time) AS time_ns, "
+        "regexp_extract(parse_filename(filename), '^(.*)\\.[^.]+\\.parquet$', 1) AS log, "
+        "regexp_extract(parse_filename(filename), '\\.([^.]+)\\.parquet$', 1) AS checkpoint "
+        f"FROM read_parquet({{files}}, filename = true, {_PARTITIONS})"
+    ),
 }
 _FOLDERS = {"records": "episodes"}
 _FLASHES = (
