@@ -8,6 +8,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Dagster's instance is described by dagster.yaml beside this file; what it stores goes below data/dagster.
 export DAGSTER_HOME := $(CURDIR)
+POSTGRES_HOME := $(CURDIR)/data/dagster-postgres
 export DAGSTER_DISABLE_TELEMETRY := yes
 export DO_NOT_TRACK := 1
 
@@ -30,8 +31,13 @@ $(READY): pyproject.toml requirements.lock
 demo: setup  ## the whole way once: the twin drives, Dagster makes an agent of it, a report says what it saves
 	@$(BIN)/python -m tspace_pipelines.demo
 
-ui: setup  ## Dagster's pages on the same instance as the demo
+ui: setup  ## Dagster's pages on the same instance as the demo; STORAGE=postgres: on TSPACE_POSTGRES_URL
+ifeq ($(STORAGE),postgres)
+	@mkdir -p $(POSTGRES_HOME) && ln -sf $(CURDIR)/dagster.postgres.yaml $(POSTGRES_HOME)/dagster.yaml
+	DAGSTER_HOME=$(POSTGRES_HOME) $(BIN)/dagster dev --workspace workspace.yaml
+else
 	$(BIN)/dagster dev --workspace workspace.yaml
+endif
 
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
