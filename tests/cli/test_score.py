@@ -8,7 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.agents.scored import VEHICLE, drive, put_agent, put_episodes
+from tspace_core.agents import scoring
 from tspace_core.agents.offline_run import latest_agent, train_ddpg
+from tspace_core.agents.release import release_agent
+from tspace_core.agents.scores import Scores
 from tspace_core.agents.scoring_table import read_scores
 from tspace_core.cli import app
 from tspace_core.config import Vehicle, load_vehicle
@@ -115,6 +118,34 @@ def test_without_an_agent(lake: Lake) -> None:
     assert code == 2 and f"no agent was trained for {VEHICLE}" in told
     code, _, told = score(lake, "--checkpoint", "champion")
     assert code == 2 and f"nothing is released for {VEHICLE}" in told
+
+
+def test_the_champion_is_scored_where_it_is_asked_for_or_nothing_was_trained(
+    lake: Lake, agent: Path, vehicle: Vehicle
+) -> None:
+    release_agent(lake, vehicle, agent, by="somebody")
+    code, found, _ = score(lake, "--checkpoint", "champion")
+    assert code == 0 and "champion" in found["checkpoint"]
+    code, again, _ = score(lake)
+    assert code == 0 and again["skipped"] == KEYS
+    code, same, _ = score(lake, "--checkpoint", str(agent))
+    assert code == 0 and same["skipped"] == KEYS, "a copy of a checkpoint is the same checkpoint"
+
+
+def test_a_stopped_run_goes_on(lake: Lake, agent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = scoring.store_scores
+
+    def stopped(lake: Lake, key: str, checkpoint: str, **options: Any) -> Scores:
+        if key == KEYS[2]:
+            raise KeyboardInterrupt
+        return store(lake, key, checkpoint, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "store_scores", stopped)
+        code, _, told = tspace(lake, "score", "--vehicle", VEHICLE, "--checkpoint", str(agent))
+        assert code == 130 and "2 of 3 partitions have ended" in told
+    code, found, _ = score(lake, "--checkpoint", str(agent))
+    assert (code, found["skipped"], found["total"]["records"]) == (0, KEYS[:2], 120)
 
 
 def test_another_type_of_vehicle(lake: Lake, tmp_path: Path, vehicle: Vehicle) -> None:

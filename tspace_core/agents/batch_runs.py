@@ -75,16 +75,15 @@ def choose_checkpoint(lake: Lake, vehicle_id: str, wanted: str | None = None) ->
     if wanted is not None and wanted != CHAMPION:
         named = any_path(wanted)
         return named if named.is_dir() else lake.root / "checkpoints" / wanted
-    released = champion(lake, vehicle_id)
+    nothing = f"nothing is released for {vehicle_id}: release a checkpoint (tspace release), or name one"
     if wanted is None:
         try:
             return latest_agent(lake, vehicle_id).checkpoint
-        except CheckpointError:
-            if released is None:
-                raise
+        except CheckpointError as error:
+            nothing = str(error)
+    released = champion(lake, vehicle_id)
     if released is None:
-        message = f"nothing is released for {vehicle_id}: release a checkpoint (tspace release), or name one"
-        raise CheckpointError(message)
+        raise CheckpointError(nothing)
     return released.checkpoint
 
 
