@@ -12,6 +12,7 @@ from tspace_core.config import Vehicle, driver_ids, load_driver
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay import Replay
 from tspace_pipelines.report_sections import data_section, training_section
+from tspace_pipelines.report_situations import situations_section
 
 if TYPE_CHECKING:
     from tspace_core.evaluation.comparison import Comparison
@@ -94,6 +95,7 @@ def evaluate_in_twin(
         comparison=comparison,
         training=training_section(trained),
         data=data_section(lake, vehicle),
+        situations=situations_section(lake, vehicle, trained.checkpoint),
         provenance=Provenance(
             command=command,
             settings={"drivers": who, "seeds": list(seeds), "cycle": cycle, "checkpoint": trained.run},

@@ -14,7 +14,7 @@ from tspace_core.evaluation import figures
 from tspace_core.evaluation.figures import Picture
 from tspace_core.evaluation.pairs import DISTANCE_TOLERANCE, TRIP_TIME_TOLERANCE
 from tspace_core.evaluation.quality import STEP_S
-from tspace_core.evaluation.sections import DataSection, Provenance, TrainingSection
+from tspace_core.evaluation.sections import DataSection, Provenance, SituationsSection, TrainingSection
 from tspace_core.evaluation.statistics import Interval
 from tspace_core.evaluation.verdict import Verdict
 from tspace_core.storage.files import write_text
@@ -45,6 +45,7 @@ def write_report(
     comparison: "Comparison",
     training: TrainingSection | None = None,
     data: DataSection | None = None,
+    situations: SituationsSection | None = None,
     provenance: Provenance | None = None,
 ) -> Path:
     """Write the report atomically.
@@ -56,6 +57,7 @@ def write_report(
         comparison: its drives and verdicts.
         training: how the policy was trained, if one was.
         data: what it was trained on, if anything.
+        situations: where the agent changes the map most, if situations are embedded.
         provenance: command and settings that made the comparison.
 
     Returns:
@@ -69,6 +71,7 @@ def write_report(
             comparison=comparison,
             training=training,
             data=data,
+            situations=situations,
             provenance=provenance or Provenance(),
             made_at=datetime.now(UTC),
         ),
@@ -83,6 +86,7 @@ def render(
     comparison: "Comparison",
     training: TrainingSection | None,
     data: DataSection | None,
+    situations: SituationsSection | None,
     provenance: Provenance,
     made_at: datetime,
 ) -> str:
@@ -101,6 +105,7 @@ def render(
             pictures=comparison_pictures(vehicle, comparison),
             training=training,
             data=data,
+            situations=situations,
             provenance=provenance,
             made_at=made_at,
             versions=_versions(),

@@ -74,6 +74,29 @@ class TrainingSection(_Section):
     pictures: tuple[Picture, ...] = ()
 
 
+class SituationLine(_Section):
+    """A recorded situation in which the agent changes the map much, and recorded ones like it."""
+
+    number: int
+    episode: str
+    at_s: float
+    change_nm: float
+    neighbours: tuple[str, ...]
+
+
+class SituationsSection(_Section):
+    """Where the agent changes the map most, and when recorded drives were like that.
+
+    ``note`` says why nothing can be shown.
+    """
+
+    encoder: str = ""
+    rows: int = 0
+    lines: tuple[SituationLine, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    note: str = ""
+
+
 class Provenance(_Section):
     """How the report was made, so that someone else can make it again."""
 

@@ -27,12 +27,14 @@ class Strip:
         title: what is above it.
         time_s: (n,) from the situation's beginning on; NaN breaks the curves.
         speed_kmh, pedal_percent: (n,).
+        window_s: length of the situation's window.
     """
 
     title: str
     time_s: NDArray[np.float64]
     speed_kmh: NDArray[np.float64]
     pedal_percent: NDArray[np.float64]
+    window_s: float = 1.0
 
 
 def situation_projection(vectors: NDArray[np.float32], speed_kmh: NDArray[np.float64]) -> Picture:
@@ -81,7 +83,9 @@ def situation_strips(strips: Sequence[Strip], name: str, caption: str) -> Pictur
         for place, strip in enumerate(strips):
             above, below = panels[:, place]
             for axis in (above, below):
-                axis.axvspan(0, 1, color=TERTIARY if place else SECONDARY, alpha=0.15, linewidth=0)
+                axis.axvspan(
+                    0, strip.window_s, color=TERTIARY if place else SECONDARY, alpha=0.15, linewidth=0
+                )
                 axis.tick_params(labelsize=7)
             above.plot(strip.time_s, strip.speed_kmh, color=PRIMARY, linewidth=1.3)
             below.plot(strip.time_s, strip.pedal_percent, color=INK, linewidth=1.0)

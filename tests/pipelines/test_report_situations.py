@@ -1,0 +1,62 @@
+"""The report's section on situations: where the agent changes most, beside recorded moments like it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.embeddings.drives import VEHICLE, WINDOW, put_episode, smooth_episode
+from tspace_core.config import load_vehicle
+from tspace_core.config.embeddings import EmbeddingParameters
+from tspace_core.embeddings.run import embed_episodes, train_encoder
+from tspace_core.storage.files import write_text
+from tspace_core.storage.lake import Lake
+from tspace_pipelines.report_situations import situations_section
+
+
+def predict(states: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Changes the more the faster it goes: the largest change is known."""
+    speed = states.reshape(len(states), WINDOW, 3)[:, :, 0].mean(axis=1, keepdims=True)
+    return np.repeat(speed / 200, 68, axis=1)
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(directory: Any, mode: str) -> SimpleNamespace:
+        return SimpleNamespace(predict=predict)
+
+    monkeypatch.setattr("tspace_core.agents.DDPG.load", load)
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_largest_changes_are_shown_with_moments_of_other_drives(tmp_path: Path) -> None:
+    lake, vehicle = Lake(tmp_path), load_vehicle(VEHICLE)
+    episodes = {}
+    for number in range(1, 4):
+        episode = smooth_episode(number, 60)
+        episodes[episode.meta.episode_id] = episode
+        put_episode(lake, episode)
+    assert situations_section(lake, vehicle, tmp_path) is None  # nothing is embedded
+    train_encoder(lake, VEHICLE, EmbeddingParameters(encoder="statistics"))
+    embed_episodes(lake, VEHICLE)
+    section = situations_section(lake, vehicle, tmp_path)
+    assert section is not None
+    assert section.rows == 180
+    assert len(section.lines) == len(section.pictures) == 3
+    largest = max(float(predict(episode.states[:-1])[:, 0].max()) for episode in episodes.values())
+    first = section.lines[0]
+    assert first.change_nm == pytest.approx(largest * vehicle.torque_map.budget_nm, rel=1e-4)
+    for line in section.lines:
+        assert len(line.neighbours) == 3
+        assert not any(told.startswith(line.episode) for told in line.neighbours)
+    assert "changed by" in section.pictures[0].svg
+
+    pointer = lake.root / "embeddings" / f"{VEHICLE}.json"
+    write_text(pointer, "{")
+    damaged = situations_section(lake, vehicle, tmp_path)  # a report does not fail for it
+    assert damaged is not None
+    assert "tspace embed" in damaged.note
+    assert not damaged.lines
