@@ -1,6 +1,7 @@
 """``tspace retention`` and ``tspace quarantine`` as a person calls them."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def test_areas_and_what_is_in_use(lake: Lake) -> None:
     assert "nothing of replay goes" in invoke("retention").output
     done = invoke("retention", "--area", "signals")
     assert isinstance(done.exception, StorageError)
+
+
+def test_reports_belong_to_the_settings_lake_only(lake: Lake, tmp_path: Path) -> None:
+    report = tmp_path / "out" / "night" / "report.html"
+    write_text(report, "x")
+    os.utime(report, (0, 0))
+    other = invoke("retention", "--data-dir", str(lake.root), "--area", "reports").output
+    assert "0 items" in other
+    assert "night" in invoke("retention", "--area", "reports").output
 
 
 def test_what_cannot_be_removed_is_exit_code_1(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,9 @@ def retention(
     from tspace_core.storage.retention import apply_retention, plan_retention
 
     lake = open_lake(data_dir)
-    plan = plan_retention(
-        lake, load_retention(), now=time.time(), out_dir=settings().out_dir, areas=tuple(area or ())
-    )
+    # Reports are this installation's: another lake has nothing to do with them.
+    out_dir = settings().out_dir if data_dir is None else None
+    plan = plan_retention(lake, load_retention(), now=time.time(), out_dir=out_dir, areas=tuple(area or ()))
     if not as_json:
         _show(plan)
     applied = None
