@@ -22,6 +22,7 @@ from tspace_pipelines.defs import (
     embeddings,
     episodes,
     evaluation,
+    housekeeping,
     inference,
     online,
     raw_logs,
@@ -30,7 +31,18 @@ from tspace_pipelines.defs import (
 )
 from tspace_pipelines.resources import LakeResource
 
-AREAS = (raw_logs, episodes, replay, embeddings, training, evaluation, inference, online, catalogue)
+AREAS = (
+    raw_logs,
+    episodes,
+    replay,
+    embeddings,
+    training,
+    evaluation,
+    inference,
+    online,
+    catalogue,
+    housekeeping,
+)
 
 
 def build() -> dg.Definitions:
