@@ -13,7 +13,18 @@ from tspace_core.config import vehicle_ids
 from tspace_pipelines.definitions import build, defs
 from tspace_pipelines.partitions import VEHICLES
 
-HEAVY = ("torch", "mlflow", "pandera", "matplotlib", "polars", "pyarrow", "numba", "can", "cantools")
+HEAVY = (
+    "torch",
+    "mlflow",
+    "pandera",
+    "matplotlib",
+    "polars",
+    "pyarrow",
+    "numba",
+    "can",
+    "cantools",
+    "lancedb",
+)
 
 EXPECTED: dict[str, Any] = {
     "assets": {
@@ -22,6 +33,8 @@ EXPECTED: dict[str, Any] = {
         "can_signals": ("raw_logs", ["can_frames"], "logs", None),
         "episodes": ("episodes", ["can_signals"], "logs", None),
         "replay_buffer": ("replay", ["episodes"], "vehicles", None),
+        "situation_encoder": ("embeddings", ["episodes"], "vehicles", None),
+        "situation_embeddings": ("embeddings", ["episodes", "situation_encoder"], "vehicles", None),
         "ddpg_checkpoint": ("training", ["replay_buffer"], "vehicles", None),
         "policy_evaluation": ("evaluation", ["ddpg_checkpoint"], "vehicles", None),
         "policy_actions": ("inference", ["ddpg_checkpoint", "episodes"], "logs", None),
@@ -41,6 +54,7 @@ EXPECTED: dict[str, Any] = {
     },
     "jobs": {
         "build_replay_buffer": {"tspace/lane": "replay"},
+        "embed_situations": {"tspace/lane": "embeddings"},
         "logs_to_episodes": {"tspace/lane": "logs"},
         "online_episodes": {"dagster/max_retries": "0", "tspace/lane": "online"},
         "refresh_catalogue": {},
