@@ -16,11 +16,13 @@ from tests.storage.replay_episodes import STATE_DIM, coded_episode
 from tspace_core.errors import SchemaVersionError, StorageError, WriterBusyError
 from tspace_core.objects.path import any_path
 from tspace_core.records.episode import Episode
+from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay import Replay, ReplayBatch, build_replay
 from tspace_core.storage.replay_appender import ReplayAppender
 from tspace_core.storage.replay_growing import GrowingReplay
 from tspace_core.storage.replay_sequences import SequenceBatch
 from tspace_core.storage.replay_writer import layout_of
+from tspace_core.storage.unit_of_work import UnitOfWork
 from tspace_core.storage.writer import DIRECT, Direct
 
 ROOMY = 100_000
@@ -322,6 +324,28 @@ def test_an_append_is_visible_with_its_unit_of_work(tmp_path: Path) -> None:
         appender.append(coded_episode(5, 20))
         assert ids(GrowingReplay(folder)) == ["e3", "e5"]
         assert "e4" not in appender
+    GrowingReplay(folder).verify()
+
+
+def test_an_append_belongs_to_a_real_unit_of_work(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    folder, note = lake.replay("v1") / "growing", tmp_path / "note.txt"
+    assert isinstance(folder, Path)
+    with ReplayAppender(folder, capacity_rows=60, segment_rows=32) as appender:
+        with UnitOfWork(lake, name="both") as unit:
+            appender.extend([coded_episode(1, 20), coded_episode(2, 20)], writer=unit)
+            unit.text(note, "one")
+            assert not (folder / "manifest.json").exists()
+        assert ids(GrowingReplay(folder)) == ["e1", "e2"]
+        with pytest.raises(RuntimeError, match="broken"), UnitOfWork(lake, name="broken") as unit:
+            appender.append(coded_episode(3, 20), writer=unit)
+            unit.text(note, "two")
+            message = "broken"
+            raise RuntimeError(message)
+        assert (ids(GrowingReplay(folder)), note.read_text()) == (["e1", "e2"], "one")
+        with UnitOfWork(lake, name="again") as unit:
+            appender.append(coded_episode(4, 20), writer=unit)
+        assert ids(GrowingReplay(folder)) == ["e2", "e4"]
     GrowingReplay(folder).verify()
 
 

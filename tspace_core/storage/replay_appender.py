@@ -83,8 +83,10 @@ class ReplayAppender:
     What an append costs does not depend on how many episodes there are. When it returns, the episodes are on
     the disk and readers see them at their next ``refresh``; if it raises, none of them is there.
 
-    With a unit of work as writer, an append becomes visible with the unit. Until the unit has ended, append
-    with this unit only. If it was discarded, the next append finds that out and goes on from what is there.
+    With a unit of work as writer, an append becomes visible with the unit. A unit takes one: give all of its
+    episodes to one ``extend``. If it was discarded, the next append finds that out and goes on from what is
+    there. Open the appender after ``finish_units`` or inside a unit, which does the same: what a killed one
+    committed must be published before others append.
     """
 
     def __init__(
