@@ -177,6 +177,10 @@ def test_catalogue(pipeline: Pipeline, learned: Lake, data_dir: Path) -> None:
         line.split("|")[1].strip(): line.split("|")[2].strip() for line in shown["views"].splitlines()[2:]
     }
     assert rows["logs"] == "1" and int(rows["episodes"]) == len(learned.episodes()) and rows["replay"] == "0"
+    assert shown["files_read"] == shown["files"] > 0 and shown["damaged"] == "none"
+    assert "| driver | week |" in shown["energy_per_km"]
+    assert pipeline.run(["catalogue"], None).success
+    assert pipeline.metadata("catalogue")["files_read"] == 0, "nothing has changed"
 
 
 class TestNightly:
