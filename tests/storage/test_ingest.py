@@ -19,7 +19,7 @@ from tspace_core.errors import ConfigError, LogError, SchemaError, StorageError
 from tspace_core.objects.path import local_copy
 from tspace_core.records.episode import Episode, RecordFlag
 from tspace_core.records.schemas import validate_episode, validate_frames, validate_signals
-from tspace_core.storage import episodes_stage, episodes_table, frames_table, signals_table
+from tspace_core.storage import episodes_table, frames_table, signals_table
 from tspace_core.storage.ingest import (
     IngestResult,
     find_logs,
@@ -31,6 +31,8 @@ from tspace_core.storage.ingest import (
 )
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.signals_stage import rows_of_samples
+from tspace_core.storage.unit_of_work import UnitOfWork
+from tspace_core.storage.writer import Direct
 
 
 @pytest.fixture(scope="module")
@@ -205,25 +207,26 @@ def test_a_torn_journal_is_counted_in_the_episodes_summary(drive: Path, tmp_path
     assert ingest_log(Lake(tmp_path / "lake"), source, twin()).episodes.dropped == found.dropped
 
 
-def test_a_crash_while_episodes_are_written_leaves_the_old_ones(
-    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_while_episodes_are_written_leaves_the_old_ones(drive: Path, tmp_path: Path) -> None:
     lake, vehicle = Lake(tmp_path / "lake"), twin()
     first = ingest_log(lake, drive, vehicle)
     rules = vehicle.episodes.model_copy(update={"maximum_records": 50})
     changed = vehicle.model_copy(update={"episodes": rules})
     changed._folder = vehicle._folder
 
-    def die(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    class Dies(Direct):
+        """All episodes are written, and not yet made visible."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(episodes_stage, "write_text", die)  # all episodes written, not yet made visible
-        with pytest.raises(KeyboardInterrupt):
-            store_episodes(lake, first.raw, changed)
+        def text(self, *_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store_episodes(lake, first.raw, changed, writer=Dies())
     assert lake.episodes() == first.episodes.paths
     assert len(episodes_table.read(first.episodes.paths[0])) == first.episodes.records
-    again = store_episodes(lake, first.raw, changed)
+    with UnitOfWork(lake) as unit:
+        again = store_episodes(lake, first.raw, changed, writer=unit)
+        assert lake.episodes() == first.episodes.paths
     assert again.episodes >= 4
     assert sorted(lake.episodes()) == sorted(again.paths)
     on_disk = [path.name for path in again.paths[0].parent.glob("*.parquet")]

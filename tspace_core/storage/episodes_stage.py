@@ -13,21 +13,28 @@ from tspace_core.records.cutting import CutReport, LogContext, cut_episodes
 from tspace_core.records.episode import Episode
 from tspace_core.records.flash_journal import Flash, read_journal
 from tspace_core.storage import episodes_table, frames_table, signals_table
-from tspace_core.storage.files import atomic_write, sha256, write_text
+from tspace_core.storage.files import sha256
 from tspace_core.storage.fingerprint import fingerprint, vehicle_config
 from tspace_core.storage.lake import Lake, RawLog, read_json, read_json_version
 from tspace_core.storage.pools.digest import digest, zeroed
 from tspace_core.storage.raw_store import driver_of
 from tspace_core.storage.summaries import EpisodesSummary, from_metadata, to_metadata
+from tspace_core.storage.writer import DIRECT, Writer
 
 EPISODES_VERSION = 2
 """To be raised when this stage makes another result from the same inputs."""
 
 
-def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary:
+def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle, *, writer: Writer = DIRECT) -> EpisodesSummary:
     """Cut a log's signals into episodes; all of them become visible at once, older ones vanish.
 
     Nothing is done if the result is there already and its inputs are as they were.
+
+    Args:
+        lake: with the log's signals.
+        raw: the log.
+        vehicle: whose.
+        writer: a unit of work that the episodes become visible with.
 
     Raises:
         StorageError: if the log's signals are not stored yet.
@@ -70,7 +77,7 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     table = signals_table.read_grid(source, names)
     context = LogContext(vehicle, site, default, driver, raw.key, signals["time_source"])
     report = CutReport()
-    entries = _write_all(lake, raw, mark, cut_episodes(table, context, flashes, report))
+    entries = _write_all(lake, raw, mark, cut_episodes(table, context, flashes, report), writer)
     entries += _kept(found, entries)
     summary = _summary(lake, raw, mark, entries, report, vehicle).model_copy(
         update={"dropped": read.dropped, "messages": read.messages}
@@ -78,13 +85,13 @@ def store_episodes(lake: Lake, raw: RawLog, vehicle: Vehicle) -> EpisodesSummary
     content = {"summary": to_metadata(summary, lake.root), "episodes": entries}
     try:
         # Two runs of this stage at once must not remove each other's episodes: the later one gives way.
-        write_text(manifest, json.dumps(content, indent=1), if_absent=seen is None, seen=seen)
+        writer.text(manifest, json.dumps(content, indent=1), if_absent=seen is None, seen=seen)
     except ObjectExistsError:
         found = read_json(manifest)["summary"]
         if found["fingerprint"] != mark:
             raise
         return EpisodesSummary(**from_metadata(found, lake.root))
-    _remove_old(manifest, {entry["file"] for entry in entries}, raw, found)
+    _remove_old(manifest, {entry["file"] for entry in entries}, raw, found, writer)
     return summary
 
 
@@ -98,11 +105,13 @@ def _kept(found: dict[str, Any], entries: list[dict[str, Any]]) -> list[dict[str
     return [entry for entry in added if entry["meta"]["episode_id"] not in own]
 
 
-def _write_all(lake: Lake, raw: RawLog, mark: str, episodes: Iterator[Episode]) -> list[dict[str, Any]]:
+def _write_all(
+    lake: Lake, raw: RawLog, mark: str, episodes: Iterator[Episode], writer: Writer
+) -> list[dict[str, Any]]:
     entries = []
     for number, episode in enumerate(episodes):
         path = lake.episode(raw, mark, number)
-        with atomic_write(path) as temporary:
+        with writer.file(path) as temporary:
             episodes_table.write(temporary, episode)
         entries.append(episode_entry(path, episode))
     return entries
@@ -159,15 +168,17 @@ def _summary(
     )
 
 
-def _remove_old(manifest: AnyPath, current: set[str], raw: RawLog, found: dict[str, Any]) -> None:
+def _remove_old(
+    manifest: AnyPath, current: set[str], raw: RawLog, found: dict[str, Any], writer: Writer
+) -> None:
     """Remove episode files of this log that the manifest no longer names; a pool's by their names."""
     for entry in found.get("episodes", []):
         if entry.get("pool") and entry["file"] not in current:
-            (manifest.parent / entry["file"]).unlink(missing_ok=True)
+            writer.remove(manifest.parent / entry["file"])
     prefix = f"{raw.name}."
     for path in manifest.parent.iterdir():
         rest = path.name.removeprefix(prefix)
         parts = rest.split(".")
         mine = rest != path.name and len(parts) == 3 and parts[2] == "parquet" and len(parts[0]) == 8
         if mine and path.name not in current:
-            path.unlink(missing_ok=True)
+            writer.remove(path)
