@@ -53,6 +53,7 @@ EXPECTED: dict[str, Any] = {
         "policy_actions": ["policy_actions_plausible"],
     },
     "jobs": {
+        "apply_retention": {"tspace/lane": "logs"},
         "build_replay_buffer": {"tspace/lane": "replay"},
         "embed_situations": {"tspace/lane": "embeddings"},
         "logs_to_episodes": {"tspace/lane": "logs"},
@@ -69,7 +70,10 @@ EXPECTED: dict[str, Any] = {
         "replay_sensor": (30, "RUNNING", ["build_replay_buffer"]),
         "retraining_sensor": (60, "RUNNING", ["retrain"]),
     },
-    "schedules": {"nightly_retraining": ("30 1 * * *", "UTC", "RUNNING", "retrain")},
+    "schedules": {
+        "nightly_retention": ("15 3 * * *", "UTC", "STOPPED", "apply_retention"),
+        "nightly_retraining": ("30 1 * * *", "UTC", "RUNNING", "retrain"),
+    },
     "resources": ["duckdb", "inbox", "lake", "online", "reports", "retraining", "tracking"],
 }
 

@@ -249,7 +249,8 @@ def test_command_line(home: Path, url: str, data_dir: Path, drive: Path) -> None
 def test_pages_daemon_and_run_worker_on_postgresql(home: Path, url: str, tmp_path: Path) -> None:
     """``dagster dev``: a run that a person starts in the pages is queued, dequeued and carried out."""
     (tmp_path / "hello.py").write_text(
-        "import dagster as dg\n\n@dg.op\ndef greet():\n    pass\n\n@dg.job\ndef hello():\n    greet()\n"
+        "import dagster as dg\n\n@dg.op\ndef greet():\n    pass\n\n@dg.job\ndef hello():\n    greet()\n\n"
+        "defs = dg.Definitions(jobs=[hello])\n"
     )
     (port,) = free_ports(1)
     environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(PROJECT)}
@@ -277,7 +278,7 @@ def test_pages_daemon_and_run_worker_on_postgresql(home: Path, url: str, tmp_pat
             run = instance.get_run_by_id(run_id)
             assert run is not None and run.is_success, (tmp_path / "dev.log").read_text()[-3000:]
             events = [event.dagster_event_type for event in instance.all_logs(run_id)]
-            assert dg.DagsterEventType.PIPELINE_DEQUEUED in events, "the daemon took it from the queue"
+            assert dg.DagsterEventType.RUN_ENQUEUED in events, "the daemon takes runs from the queue"
     finally:
         os.killpg(process.pid, signal.SIGINT)
         try:
