@@ -8,7 +8,8 @@ State 90, action 68, float32, all buffers filled with the same records, one thre
 batches of 256 and sequences, 32 of 50. Ours is the memory-mapped file that training reads, once in memory
 (/dev/shm) and once on the disk. The peers give what their own agents learn from: Stable-Baselines3 and
 TorchRL tensors, cpprb arrays. The copy is of as many bytes as a batch has, from a random place in one piece:
-no gather of random rows can be faster than that.
+no gather of random rows can be faster than that. Turns are short, so that what else the machine does hits few
+of them.
 
 Last comes a buffer of twice the memory that its process may use (``replay_larger.py``; --larger-rows 0 leaves
 it out).
@@ -99,7 +100,7 @@ def measure(memory: Path, disk: Path, rows: int, batch: int, rounds: int) -> lis
         },
     )
     subjects[COPY] = memory_copy(flat, batch * (2 * STATE_DIM + ACTION_DIM + 2))
-    results = results_of(f"records, batch {batch}, {rows} rows", subjects, rounds, 200)
+    results = results_of(f"records, batch {batch}, {rows} rows", subjects, 2 * rounds, 100)
     del subjects
     shutil.rmtree(disk / "torchrl")
     subjects = with_peers(
@@ -111,7 +112,7 @@ def measure(memory: Path, disk: Path, rows: int, batch: int, rounds: int) -> lis
     )
     subjects[COPY] = memory_copy(flat, SEQUENCES * (LENGTH + 1) * (STATE_DIM + ACTION_DIM + 2))
     what = f"sequences, {SEQUENCES} x {LENGTH}, {rows} rows"
-    return results + results_of(what, subjects, rounds, 30)
+    return results + results_of(what, subjects, 2 * rounds, 20)
 
 
 def main() -> None:

@@ -41,7 +41,8 @@ def measure(folder: Path, rows: int, batch: int) -> list[Result]:
             command = [sys.executable, __file__, subject, str(place), str(batch), str(member)]
             done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            print(f"{subject} cannot sample more than its memory: {done.stderr[-300:]}", file=sys.stderr)
+            reason = done.stderr[-300:] or f"killed by {-done.returncode}, so it alone needs more"
+            print(f"{subject} cannot sample with {limit >> 20} MiB: {reason}", file=sys.stderr)
             continue
         for kind, seconds in json.loads(done.stdout.splitlines()[-1]).items():
             found[kind, subject] = seconds
