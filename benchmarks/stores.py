@@ -16,6 +16,7 @@ here and, unless --all, measured at the smallest size only. Ratios are what to l
 """
 
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -196,6 +197,7 @@ def main() -> None:
     if sizes[0] < 4 * VEHICLES * PIECES:
         parser.error(f"--episodes must be at least {4 * VEHICLES * PIECES}")
     results: list[Result] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with it
     with ExitStack() as stack, off_stdout():
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stores-")))
         os.environ["TSPACE_DATA_DIR"] = str(folder / "data")
