@@ -36,19 +36,24 @@ def ddpg_checkpoint(
     """DDPG trained on the latest replay buffer of a vehicle; a stopped run goes on where it was."""
     from tspace_core.agents.offline_run import train_ddpg
     from tspace_core.evaluation.figures import training_losses
+    from tspace_core.storage.unit_of_work import UnitOfWork
 
-    with clear_failure():
+    found, vehicle_id = lake.open(), context.partition_key
+    with clear_failure(), UnitOfWork(found, name=f"training for {vehicle_id}") as unit:
+        # The last checkpoint, what points at it and its figures: together, or none of them.
         trained = train_ddpg(
-            lake.open(),
-            context.partition_key,
+            found,
+            vehicle_id,
             updates=config.updates,
             seed=config.seed,
-            tracker=lambda run: tracking.tracker(context.partition_key, run),
+            tracker=lambda run: tracking.tracker(vehicle_id, run),
             tell=context.log.info,
+            writer=unit,
         )
+        last = trained.summary.series[-1]
+        unit.metrics("training", {"vehicle": vehicle_id, "run": trained.run, **last.model_dump(mode="json")})
     summary = trained.summary
     series = summary.series
-    last = series[-1]
     metadata = {
         **as_metadata(
             {
