@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.storage.pools.mongo_server import MongoServer
 from tspace_core.cli import app
 from tspace_core.config import load_vehicle, settings
 from tspace_core.storage import episodes_table
@@ -20,7 +21,6 @@ from tspace_core.storage.replay import build_replay
 from tspace_core.twin.exploration import SmoothExploration
 from tspace_core.twin.recorder import record_drive
 from tspace_core.twin.route import make_route
-from tests.storage.pools.mongo_server import MongoServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "docs" / "storage.md").read_text(encoding="utf-8")
