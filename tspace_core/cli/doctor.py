@@ -20,6 +20,10 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     data_dir: DataDir = None,
+    mongodb: Annotated[
+        list[str] | None,
+        typer.Option(help="Also look into this database of TSPACE_MONGODB_URI; may be given several times."),
+    ] = None,
 ) -> None:
     """Look for anything wrong with the lake: reads all of it once, changes nothing without --repair.
 
@@ -28,7 +32,9 @@ def doctor(
     from tspace_core.storage.doctor import examine
 
     lake = open_lake(data_dir)
-    found = examine(lake, repair=repair, tell=lambda line: typer.echo(line, err=True))
+    found = examine(
+        lake, repair=repair, databases=mongodb or (), tell=lambda line: typer.echo(line, err=True)
+    )
     left = [finding for finding in found if not finding.repaired]
     if as_json:
         typer.echo(json.dumps({"lake": str(lake.root), "findings": [asdict(item) for item in found]}))

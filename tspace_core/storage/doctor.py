@@ -5,8 +5,9 @@ manifests, ``doctor_stores`` replay, checkpoints and what is derived. Looking ch
 what is committed, removes what no reader ever saw and makes anew what is derived; all else is for a person.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from tspace_core.errors import TspaceError
 from tspace_core.storage.lake import Lake
@@ -40,22 +41,27 @@ Look = Callable[[Lake], Iterable[Found]]
 
 
 def examine(
-    lake: Lake, *, repair: bool = False, tell: Callable[[str], object] = lambda line: None
+    lake: Lake,
+    *,
+    repair: bool = False,
+    databases: Sequence[str] = (),
+    tell: Callable[[str], object] = lambda line: None,
 ) -> list[Finding]:
     """Look at everything in a lake, and read all of it once.
 
     Args:
         lake: which.
         repair: put right what can be; without it nothing is changed.
+        databases: pools on the MongoDB server of the settings; none: the one that its URI names, if any.
         tell: is told what is being looked at.
 
     Returns:
         What is wrong, in the order in which it is looked for; what was put right is marked.
     """
-    return [_settled(finding, put_right, repair=repair) for finding, put_right in _all(lake, tell)]
+    return [_settled(finding, put_right, repair=repair) for finding, put_right in _all(lake, databases, tell)]
 
 
-def _all(lake: Lake, tell: Callable[[str], object]) -> Iterator[Found]:
+def _all(lake: Lake, databases: Sequence[str], tell: Callable[[str], object]) -> Iterator[Found]:
     from tspace_core.storage import doctor_files, doctor_staged, doctor_stores
 
     looks: list[tuple[str, Look]] = [
@@ -69,7 +75,7 @@ def _all(lake: Lake, tell: Callable[[str], object]) -> Iterator[Found]:
         ("replay buffers", doctor_stores.replays),
         ("checkpoints", doctor_stores.checkpoints),
         ("catalogue and indexes", doctor_stores.derived),
-        ("MongoDB", doctor_stores.mongo),
+        ("MongoDB", partial(doctor_stores.mongo, databases)),
     ]
     for what, look in looks:
         tell(f"looking at {what}")
@@ -81,8 +87,6 @@ def _all(lake: Lake, tell: Callable[[str], object]) -> Iterator[Found]:
 
 
 def _settled(finding: Finding, put_right: Callable[[], object] | None, *, repair: bool) -> Finding:
-    from dataclasses import replace
-
     if not repair or put_right is None:
         return finding
     try:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tspace_core.config.settings import settings
 from tspace_core.errors import SchemaVersionError, StorageError, TspaceError
@@ -119,19 +120,26 @@ def _remove_index(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def mongo(_lake: Lake) -> Iterator[Found]:
+def mongo(databases: Sequence[str], _lake: Lake) -> Iterator[Found]:
     """Calls to the MongoDB of the settings whose writer is dead; the lake has no part in it."""
-    if settings().mongodb_uri is None:
+    uri = settings().mongodb_uri
+    if uri is None:
         return
+    named = urlsplit(uri.get_secret_value()).path.strip("/")
+    for database in databases or ([named] if named else []):
+        yield from _orphans(database)
+
+
+def _orphans(database: str) -> Iterator[Found]:
     from tspace_core.storage.pools.mongo import MongoPool
 
+    place = f"mongodb:{database}"
     try:
-        with MongoPool() as pool:
+        with MongoPool(database) as pool:
             for left in pool.leftovers():
                 what = f"a call to {left.kind} by {left.by} was not finished, last heard of at {left.alive}"
-                finding = Finding("orphan documents", str(pool), what, REPAIR, repairable=True)
-                yield finding, pool.sweep
+                yield Finding("orphan documents", place, what, REPAIR, repairable=True), pool.sweep
     except SchemaVersionError as error:
-        yield Finding("older schema", "mongodb", str(error), "see there"), None
+        yield Finding("older schema", place, str(error), "see there"), None
     except TspaceError as error:
-        yield Finding("cannot be looked at", "mongodb", str(error), "see there"), None
+        yield Finding("cannot be looked at", place, str(error), "see there"), None
