@@ -193,6 +193,8 @@ def use(server: SeaweedServer, monkeypatch: pytest.MonkeyPatch, cache: Path) -> 
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TSPACE_S3__CACHE_DIR", str(cache))
+    if "TSPACE_DATA_DIR" not in os.environ:  # what is kept on this machine beside a bucket
+        monkeypatch.setenv("TSPACE_DATA_DIR", str(cache / "data"))
     settings.cache_clear()
 
 
