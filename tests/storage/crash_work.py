@@ -1,8 +1,8 @@
 """What is done where processes are killed; as a program: a server that forks a child a command.
 
 A line of JSON a command: ``{"do": name of a function here, "root": lake, "at": write point to be killed at,
-"size": bytes that no file may exceed}``, both may be null; answered by ``{"status": ...}``, the child's exit code or minus the signal it died of. The server has
-imported everything and has no threads, so that a child costs milliseconds.
+"size": bytes that no file may exceed}``, both may be null; answered by ``{"status": ...}``, the child's exit
+code or minus the signal it died of. The server has imported everything, so that a child costs milliseconds.
 """
 
 import json
