@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.storage.replay_episodes import STATE_DIM, coded_episode
-from tspace_core.errors import SchemaVersionError, StorageError, WriterBusyError
+from tspace_core.errors import SchemaVersionError, StorageError, UnitOfWorkError, WriterBusyError
 from tspace_core.objects.path import any_path
 from tspace_core.records.episode import Episode
+from tspace_core.storage import unit_disk
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay import Replay, ReplayBatch, build_replay
 from tspace_core.storage.replay_appender import ReplayAppender
@@ -347,6 +349,81 @@ def test_an_append_belongs_to_a_real_unit_of_work(tmp_path: Path) -> None:
             appender.append(coded_episode(4, 20), writer=unit)
         assert ids(GrowingReplay(folder)) == ["e2", "e4"]
     GrowingReplay(folder).verify()
+
+
+KILLED_UNIT = """
+import os, signal, sys
+from pathlib import Path
+from tests.storage.replay_episodes import coded_episode
+from tspace_core.storage import unit_disk
+from tspace_core.storage.lake import Lake
+from tspace_core.storage.replay_appender import ReplayAppender
+from tspace_core.storage.unit_of_work import UnitOfWork
+
+lake = Lake(Path(sys.argv[1]))
+unit_disk.apply = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with ReplayAppender(lake.replay("v1") / "growing", capacity_rows=200, segment_rows=32) as appender:
+    appender.append(coded_episode(1, 12))
+    with UnitOfWork(lake) as unit:
+        appender.extend([coded_episode(2, 12), coded_episode(3, 20)], writer=unit)
+"""
+
+
+def test_what_a_killed_unit_had_committed_is_published_before_others_append(tmp_path: Path) -> None:
+    """Its rows lie behind the published ones and in a segment that the manifest does not name yet."""
+    folder = tmp_path / "replay" / "v1" / "growing"
+    done = subprocess.run([sys.executable, "-c", KILLED_UNIT, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert ids(GrowingReplay(folder)) == ["e1"]
+    with ReplayAppender(folder, capacity_rows=200) as appender:
+        assert "e3" in appender
+        appender.append(coded_episode(4, 20))
+    reader = GrowingReplay(folder)
+    assert ids(reader) == ["e1", "e2", "e3", "e4"]
+    reader.verify()
+
+
+def test_an_append_waits_until_a_committed_unit_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the process that is alive: here the disk refuses the unit's last steps for a while."""
+    lake, folder = Lake(tmp_path), tmp_path / "replay" / "v1" / "growing"
+
+    def refuse(*_: object) -> list[str]:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with ReplayAppender(folder, capacity_rows=200, segment_rows=32) as appender:
+        with monkeypatch.context() as patch:
+            patch.setattr(unit_disk, "apply", refuse)
+            with pytest.raises(UnitOfWorkError, match="committed but not all"), UnitOfWork(lake) as unit:
+                appender.extend([coded_episode(1, 12), coded_episode(2, 25)], writer=unit)
+            with pytest.raises(UnitOfWorkError, match="committed but not all"):
+                appender.append(coded_episode(3, 12))
+        appender.append(coded_episode(3, 12))
+    reader = GrowingReplay(folder)
+    assert ids(reader) == ["e1", "e2", "e3"]
+    reader.verify()
+
+
+def test_nobody_else_appends_while_a_unit_of_work_is_open(tmp_path: Path) -> None:
+    lake, folder = Lake(tmp_path), tmp_path / "replay" / "v1" / "growing"
+    with UnitOfWork(lake) as unit:
+        with ReplayAppender(folder, capacity_rows=200, segment_rows=32) as appender:
+            appender.append(coded_episode(1, 12), writer=unit)
+            with pytest.raises(StorageError, match="belongs to a unit of work that has not ended"):
+                appender.append(coded_episode(2, 12))
+        with pytest.raises(WriterBusyError, match="somebody else appends"):
+            ReplayAppender(folder, capacity_rows=200)
+    with ReplayAppender(folder, capacity_rows=200) as appender:
+        appender.append(coded_episode(2, 12))
+    with (
+        pytest.raises(UnitOfWorkError, match="is not open"),
+        ReplayAppender(folder, capacity_rows=200) as late,
+    ):
+        late.append(coded_episode(3, 12), writer=unit)
+    reader = GrowingReplay(folder)
+    assert ids(reader) == ["e1", "e2"]
+    reader.verify()
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from tspace_core import __version__
 from tspace_core.errors import StorageError, WriterBusyError
 from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay_growing_manifest import (
     EpisodeLine,
     GrowingManifest,
     read_lines,
     segment_folder,
 )
-from tspace_core.storage.replay_manifest import MANIFEST, ReplayLayout
+from tspace_core.storage.replay_growing_state import Kept, State
+from tspace_core.storage.replay_manifest import GROWING, MANIFEST, ReplayLayout
 from tspace_core.storage.replay_moments import reward_range, state_moments, together
 from tspace_core.storage.replay_segments import Segment, SegmentFiles
 from tspace_core.storage.replay_writer import (
@@ -36,6 +38,7 @@ from tspace_core.storage.replay_writer import (
     require_layout,
     rows_of,
 )
+from tspace_core.storage.unit_of_work import UnitOfWork, finish_units
 from tspace_core.storage.writer import DIRECT, Writer
 
 if TYPE_CHECKING:
@@ -47,34 +50,9 @@ LOCK = ".lock"
 LEAST_SEGMENT = 4096
 _SEGMENTS = 8
 """About as many make up the capacity, so that what an append costs does not depend on it."""
+_REPLAY = "replay"
+"""Folder of a lake's replay buffers."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class _Kept(NamedTuple):
-    segment: int
-    id: str
-    rows: int
-
-
-@dataclass
-class _State:
-    """What an append changes; made anew for each, and taken over when it is published."""
-
-    layout: ReplayLayout | None
-    created: datetime
-    number: int = 0
-    segments: list[Segment] = field(default_factory=list)
-    skipped: int = 0
-    evicted_episodes: int = 0
-    rows: int = 0
-    records: int = 0
-    episodes: int = 0
-    chain: str = ""
-    added: dict[str, _Kept] = field(default_factory=dict)
-    evicted: int = 0
-
-    def copy(self) -> "_State":
-        return replace(self, segments=list(self.segments), added={}, evicted=0)
 
 
 class ReplayAppender:
@@ -85,8 +63,9 @@ class ReplayAppender:
 
     With a unit of work as writer, an append becomes visible with the unit. A unit takes one: give all of its
     episodes to one ``extend``. If it was discarded, the next append finds that out and goes on from what is
-    there. Open the appender after ``finish_units`` or inside a unit, which does the same: what a killed one
-    committed must be published before others append.
+    there. What a killed unit of the lake had committed is published before anything is written: its rows lie
+    where the next ones would. For the same reason nobody else appends before the unit has ended, also where
+    the appender is closed earlier.
     """
 
     def __init__(
@@ -115,6 +94,7 @@ class ReplayAppender:
             WriterBusyError: somebody else appends to it.
             StorageError: it lies in a bucket, is damaged or keeps other recurrent states.
             SchemaVersionError: it is of a format that this version of tspace does not know.
+            UnitOfWorkError: what a killed unit of work had committed cannot be finished.
         """
         if isinstance(directory, S3Path):
             message = (
@@ -134,11 +114,13 @@ class ReplayAppender:
             raise StorageError(message)
         self._writer = writer
         self._pending: Writer | None = None
-        self._kept: deque[_Kept] = deque()
+        self._unit_open = self._closed = False
+        self._kept: deque[Kept] = deque()
         self._ids: set[str] = set()
         self._files: SegmentFiles | None = None
         self._lock = _locked(directory)
         try:
+            self._finish_units()
             self._load()
             if layout is not None:
                 self._begin(layout, writer)
@@ -155,8 +137,9 @@ class ReplayAppender:
         self.close()
 
     def close(self) -> None:
-        """Let others append."""
-        if self._lock >= 0:
+        """Let others append, as soon as the unit of work has ended that an append belongs to."""
+        self._closed = True
+        if self._lock >= 0 and not self._unit_open:
             os.close(self._lock)
             self._lock = -1
 
@@ -195,7 +178,7 @@ class ReplayAppender:
         Raises:
             StorageError: as ``append``; then none of them is there.
         """
-        if self._lock < 0:
+        if self._closed:
             message = f"{self.directory}: this appender is closed; open another"
             raise StorageError(message)
         chosen = writer or self._writer
@@ -224,6 +207,13 @@ class ReplayAppender:
         """Find out what became of an append in a unit of work that has ended."""
         if self._pending is None or self._pending is writer:
             return
+        if self._unit_open:
+            message = (
+                f"{self.directory}: the last append belongs to a unit of work that has not ended: end it "
+                "first, or give all episodes to one append"
+            )
+            raise StorageError(message)
+        self._finish_units()
         self._pending = None
         published = self._manifest()
         if published is None or published.number != self._state.number:
@@ -231,7 +221,7 @@ class ReplayAppender:
         else:
             self._sweep()
 
-    def _write(self, state: _State, episode: "Episode", memory: NDArray[np.float32] | None) -> None:
+    def _write(self, state: State, episode: "Episode", memory: NDArray[np.float32] | None) -> None:
         name, layout = episode.meta.episode_id, layout_of(episode)
         if name in self._ids or name in state.added:
             message = f"episode {name!r} is in {self.directory} already; append each episode once"
@@ -257,7 +247,7 @@ class ReplayAppender:
         ).model_dump_json()
         line = text.encode() + b"\n"
         state.segments[-1] = files.write(last, rows, remembered, line)
-        state.added[name] = _Kept(last.number, name, len(rows))
+        state.added[name] = Kept(last.number, name, len(rows))
         state.rows += len(rows)
         state.records += len(episode)
         state.episodes += 1
@@ -272,7 +262,7 @@ class ReplayAppender:
                 )
                 raise StorageError(message)
 
-    def _evict(self, state: _State) -> None:
+    def _evict(self, state: State) -> None:
         """Choose the oldest episodes to leave, also of this append where it alone is too much."""
         oldest = chain(self._kept, state.added.values())
         while state.rows > self.capacity_rows:
@@ -289,7 +279,7 @@ class ReplayAppender:
             state.records -= episode.rows - 1
             state.episodes -= 1
 
-    def _publish(self, state: _State, writer: Writer) -> None:
+    def _publish(self, state: State, writer: Writer) -> None:
         manifest = self._as_manifest(state)
         if self._files is not None:
             self._files.sync()  # before the manifest speaks of it
@@ -301,10 +291,24 @@ class ReplayAppender:
         self._state = state
         if writer is DIRECT:
             self._sweep()
-        else:
-            self._pending = writer
+            return
+        self._pending = writer
+        if isinstance(writer, UnitOfWork):
+            self._unit_open = True
+            writer.at_end(self._unit_ended)
 
-    def _as_manifest(self, state: _State) -> GrowingManifest:
+    def _unit_ended(self) -> None:
+        self._unit_open = False
+        if self._closed:
+            self.close()
+
+    def _finish_units(self) -> None:
+        """Publish what a unit of work has committed and, being killed, not done."""
+        name, replays = self.directory.name, self.directory.absolute().parent.parent
+        if (name, replays.name) == (GROWING, _REPLAY):  # elsewhere no unit of a lake can have written
+            finish_units(Lake(replays.parent))
+
+    def _as_manifest(self, state: State) -> GrowingManifest:
         layout = state.layout
         if layout is None:  # there is an episode or a layout, or nothing to publish
             raise AssertionError
@@ -348,7 +352,7 @@ class ReplayAppender:
         self._ids.clear()
         found = self._manifest()
         if found is None:
-            self._state = _State(layout=None, created=datetime.now(UTC))
+            self._state = State(layout=None, created=datetime.now(UTC))
             return
         if found.memory_dim != self.memory_dim:
             message = (
@@ -357,7 +361,7 @@ class ReplayAppender:
             )
             raise StorageError(message)
         self._segment_rows = found.segment_rows
-        self._state = _State(
+        self._state = State(
             layout=found.layout,
             created=found.created,
             number=found.number,
@@ -376,7 +380,7 @@ class ReplayAppender:
             lines = read_lines(segment_folder(self.directory, entry.number), 0, 0, entry, 0)
             skipped = manifest.skipped if entry is manifest.segments[0] else 0
             for line in lines[skipped:]:
-                self._kept.append(_Kept(entry.number, line.id, line.records + 1))
+                self._kept.append(Kept(entry.number, line.id, line.records + 1))
                 self._ids.add(line.id)
             first = sum(line.records + 1 for line in lines[:skipped])
             yield Segment(entry.number, entry.rows, entry.episodes, entry.index_bytes, first)

@@ -22,7 +22,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,7 @@ class UnitOfWork:
         self._numbers = itertools.count()
         self._operations: list[Operation] = []
         self._places: set[str] = set()
+        self._at_end = ExitStack()
         self._open = False
 
     def __enter__(self) -> Self:
@@ -105,6 +106,21 @@ class UnitOfWork:
         """
         self._open = False
         _current.set(None)
+        with self._at_end:
+            self._end(error)
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Let something be called when this unit has ended, in whatever way: what it writes is then decided.
+
+        Raises:
+            UnitOfWorkError: it is not open.
+        """
+        if not self._open:
+            message = f"the unit of work {self.name!r} is not open: write inside of its block"
+            raise UnitOfWorkError(message)
+        self._at_end.callback(call)
+
+    def _end(self, error: BaseException | None) -> None:
         if error is not None or not self._operations:
             self._unit.discard()
             if isinstance(error, OSError):
