@@ -25,7 +25,7 @@ from tspace_core.errors import (
 from tspace_core.objects.client import s3_client
 from tspace_core.objects.path import AnyPath, S3Path, local_copy, relative
 from tspace_core.objects.store import ObjectStore
-from tspace_core.storage import episodes_stage, episodes_table, files, online_episodes, raw_store
+from tspace_core.storage import episodes_table, files, raw_store, writer
 from tspace_core.storage.files import atomic_write, sha256
 from tspace_core.storage.ingest import IngestResult, find_logs, ingest_log, store_episodes, store_raw
 from tspace_core.storage.lake import Lake, RawLog, lake_from_settings
@@ -218,11 +218,11 @@ def test_a_later_run_of_the_stage_gives_way(lake: Lake, drive: Path, monkeypatch
     write = files.write_text
 
     def meanwhile(*arguments: object, **conditions: object) -> None:
-        monkeypatch.setattr(episodes_stage, "write_text", write)
+        monkeypatch.setattr(writer, "write_text", write)
         store_episodes(lake, raw, other.model_copy(update={"driver": "habitual"}))
         write(*arguments, **conditions)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(episodes_stage, "write_text", meanwhile)
+    monkeypatch.setattr(writer, "write_text", meanwhile)
     with pytest.raises(ObjectExistsError, match=r"episodes\.json"):
         store_episodes(lake, raw, other)
     assert {episodes_table.read(path).meta.driver_id for path in lake.episodes(raw)} == {"habitual"}
@@ -255,14 +255,14 @@ def test_of_two_that_store_one_online_episode_both_find_it(
     write = files.write_text
 
     def meanwhile(*arguments: object, **conditions: object) -> None:
-        monkeypatch.setattr(online_episodes, "write_text", write)
+        monkeypatch.setattr(writer, "write_text", write)
         store_online_episode(lake, twin(), KEY, pieces())
         write(*arguments, **conditions)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(online_episodes, "write_text", meanwhile)
+    monkeypatch.setattr(writer, "write_text", meanwhile)
     assert store_online_episode(lake, twin(), KEY, pieces()).reused
     assert len(lake.episodes()) == 2
-    monkeypatch.setattr(online_episodes, "write_text", meanwhile)
+    monkeypatch.setattr(writer, "write_text", meanwhile)
     with pytest.raises(StorageError, match="holds another episode"):
         store_online_episode(lake, twin(), KEY, pieces(1))
     assert len(lake.episodes()) == 2
@@ -300,7 +300,7 @@ def test_through_an_outage(own_s3: S3, drive: Path, monkeypatch: pytest.MonkeyPa
             own_s3.server.stop()
             write(*arguments, **conditions)  # type: ignore[arg-type]
 
-        patch.setattr(episodes_stage, "write_text", with_the_server_gone)
+        patch.setattr(writer, "write_text", with_the_server_gone)
         with pytest.raises(ObjectServerError, match=r"s3://.*episodes\.json at http://127.*then try again"):
             ingest_log(lake, drive, vehicle)
     with pytest.raises(ObjectServerError):
