@@ -10,8 +10,9 @@ from tests.storage.pools.mongo_server import MongoServer
 from tests.storage.pools.mongo_wire import Relay, responder
 from tspace_core.errors import PoolAccessError, PoolError, PoolServerError
 from tspace_core.records.episode import Episode
-from tspace_core.storage.pools import mongo_writer
+from tspace_core.storage.pools import mongo_commits, mongo_writer
 from tspace_core.storage.pools.mongo import MongoPool
+from tspace_core.storage.pools.mongo_commits import VOID, Commits
 from tspace_core.storage.pools.query import ALL, Query
 
 PASSWORD = "s3cret-word"
@@ -135,6 +136,39 @@ def test_where_it_cannot_be_found_out_the_error_says_so(
     with MongoPool(mongo_database, mongo_server.uri) as pool:
         assert len(whole(pool)) == 3
         assert pool.store(SECOND) == 0
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["after the commit", "before the commit"])
+def test_an_interruption_while_committing_leaves_all_or_nothing(
+    mongo_server: MongoServer, mongo_database: str, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Ctrl-C may come when others see already what is being stored or deleted: they go on seeing so."""
+    whole_of = Commits.try_commit
+
+    def interrupted(self: Commits, batch: str, number: int, kind: str, episodes: int = 0) -> bool:
+        if kind == VOID:
+            return whole_of(self, batch, number, kind, episodes)
+        if late:
+            assert whole_of(self, batch, number, kind, episodes)
+        raise KeyboardInterrupt
+
+    with MongoPool(mongo_database, mongo_server.uri) as pool:
+        pool.store(FIRST)
+        with monkeypatch.context() as patch:
+            patch.setattr(Commits, "try_commit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.store(SECOND)
+        assert len(whole(pool)) == (4 if late else 1)
+        assert pool.leftovers(0) == []
+        assert pool.store(SECOND) == (0 if late else 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(Commits, "try_commit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.delete(Query(length_from=3))
+        assert len(whole(pool)) == (1 if late else 4)
+        pool.sweep(0)
+        left = 1 if late else 4
+        assert documents(mongo_server, mongo_database)["episodes"] == len(whole(pool)) == left
 
 
 def test_a_server_killed_in_mid_write_loses_nothing_that_was_stored(own_mongo_server: MongoServer) -> None:
@@ -261,8 +295,9 @@ def test_of_two_writers_of_the_same_the_second_has_nothing_new(
 
 
 def test_a_writer_taken_for_dead_is_told_and_stores_nothing(
-    mongo_server: MongoServer, mongo_database: str
+    mongo_server: MongoServer, mongo_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mongo_commits, "_ALIVE_S", 0.0)  # it says so after each piece that it sends
     with (
         MongoPool(mongo_database, mongo_server.uri) as one,
         MongoPool(mongo_database, mongo_server.uri) as two,

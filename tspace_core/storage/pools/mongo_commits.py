@@ -13,7 +13,7 @@ Deleting works the same way: the episodes are marked with a batch of kind ``dele
 its document; their records are removed after that. A batch of kind ``void`` will never be stored: the number
 of a writer that is dead is taken from it for good.
 
-``writing`` has a document for each call at work, whose ``alive`` is set again every few seconds; what a
+``writing`` has a document for each call at work, whose ``alive_ns`` is set again every few seconds; what a
 killed one left behind is found by it (``leftovers``).
 """
 
@@ -136,8 +136,10 @@ class Commits:
 
     def begin(self, batch: str, kind: str) -> "Alive":
         """Say that a call is at work."""
-        self._writing.insert_one({"_id": batch, "kind": kind, "begun": _now(), "alive": _now(), "by": _me()})
-        return Alive(lambda: self._writing.update_one({"_id": batch}, {"$set": {"alive": _now()}}))
+        document = {"_id": batch, "kind": kind, "begun": _now(), "alive_ns": time.time_ns(), "by": _me()}
+        self._writing.insert_one(document)
+        # A number, as not every server keeps a date that is set later a date.
+        return Alive(lambda: self._writing.update_one({"_id": batch}, {"$set": {"alive_ns": time.time_ns()}}))
 
     def end(self, batch: str) -> None:
         """Say that a call is finished and has left nothing."""
@@ -146,7 +148,7 @@ class Commits:
     def leftovers(self) -> list[Leftover]:
         """Calls that are at work, or whose process was killed."""
         found = self._writing.find({}).sort([("_id", 1)])
-        return [Leftover(item["_id"], item["kind"], _aware(item["alive"]), item["by"]) for item in found]
+        return [Leftover(item["_id"], item["kind"], _instant(item["alive_ns"]), item["by"]) for item in found]
 
 
 class VoidedError(Exception):
@@ -175,8 +177,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _aware(instant: datetime) -> datetime:
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+def _instant(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns / 1e9, UTC)
 
 
 def _me() -> str:
