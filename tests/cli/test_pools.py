@@ -96,11 +96,18 @@ def test_what_is_refused_is_told_and_the_rest_done(lake: Path, tmp_path: Path) -
         (["episodes", ".", "--after", "2026-03-01T08:00:00"], "timezone"),
         (["episodes", ".", "--length-from", "0"], "--length-from"),
         (["convert", "avro:", "parquet:x"], "give what comes after avro:"),
+        (["episodes", "no/such/lake"], "there is no folder"),
+        (["convert", "no/such/lake", "avro:no/target"], "there is no folder"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_exit_code_2(
-    arguments: list[str], what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["tspace", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -109,3 +116,4 @@ def test_what_cannot_be_meant_is_one_line_and_exit_code_2(
     assert what in message
     assert message.startswith("error: ")
     assert message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ from tspace_core.errors import TspaceError
 if TYPE_CHECKING:
     from tspace_core.storage.pools.convert import ConvertReport
     from tspace_core.storage.pools.entry import Entry
+    from tspace_core.storage.pools.pool import Pool
     from tspace_core.storage.pools.query import Query
 
 ROWS_SHOWN = 100
@@ -73,6 +74,8 @@ def episodes(
     )  # fmt: skip
     found = settings()
     with open_pool(pool or found.lake_url or str(found.data_dir)) as opened:
+        if pool is not None:
+            _require_there(opened)
         entries = opened.find(query)
         records = opened.count(query).records
         name = str(opened)
@@ -128,6 +131,7 @@ def convert(
         typer.echo(f"{report.found} looked at, {report.new} new, {report.there} there already", err=True)
 
     with open_pool(source) as one, open_pool(target) as other:
+        _require_there(one)
         report = run(one, other, query, tell=tell)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
@@ -154,6 +158,20 @@ def _query(**given: Any) -> "Query":
         where = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}: " if first["loc"] else ""
         message = f"{where}{first['msg']}; give instants as 2026-03-01T08:00:00+01:00"
         raise TspaceError(message) from error
+
+
+def _require_there(pool: "Pool") -> None:
+    """Refuse to look into a folder that is not there; an empty one is an empty pool."""
+    from pathlib import Path
+
+    from tspace_core.storage.pools.files import FilePool
+
+    root = pool.lake.root if isinstance(pool, FilePool) else None
+    if isinstance(root, Path) and not root.is_dir():
+        message = (
+            f"{pool}: there is no folder {root}: correct the path, or make the folder if it is to be empty"
+        )
+        raise TspaceError(message)
 
 
 def _row(entry: "Entry") -> dict[str, Any]:

@@ -199,13 +199,37 @@ def test_pools_are_opened_by_their_url(tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("url", ["", "parquet:", "avro:", "ftp://host/folder", "mongodb:"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "parquet:",
+        "avro:",
+        "ftp://host/folder",
+        "avro:ftp://host",
+        "mongodb:",
+        "mongo:tspace",
+        "Avro:data",
+    ],
+)
 def test_a_url_of_no_pool_says_the_forms(url: str) -> None:
     with pytest.raises(PoolError, match="<"):
         open_pool(url)
 
 
-def test_no_message_shows_a_password() -> None:
-    with pytest.raises(StorageError) as refused:
-        open_pool("mongodb://user:secret@host/database")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://user:secret@host/database",
+        "mongodb:user:secret@host",
+        "mongodb:user:sec@secret@host.org/database",
+        "mongodb+srv://user:secret@host/database",
+        "s3://key:secret@bucket/lake",
+        "avro:s3://key:secret@bucket/lake",
+    ],
+)
+def test_no_message_shows_a_password(url: str) -> None:
+    with pytest.raises(StorageError, match="<") as refused:
+        open_pool(url)
     assert "secret" not in str(refused.value)
+    assert "key" not in str(refused.value).replace("mongodb:", "")

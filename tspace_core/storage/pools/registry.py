@@ -1,5 +1,6 @@
 """Pools by their URL: one line a kind."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ def _mongodb(rest: str) -> "Pool":
     return MongoPool(rest)
 
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _KINDS: dict[str, Callable[[str], "Pool"]] = {"parquet": _parquet, "avro": _avro, "mongodb": _mongodb}
 
 
@@ -44,14 +46,25 @@ def open_pool(url: str) -> "Pool":
     """
     kind, separator, rest = str(url).partition(":")
     if separator and kind in _KINDS:
-        if not rest or rest.startswith("//"):
+        if not rest or rest.startswith("//") or not _can_be(kind, rest):
             message = f"pool {hidden(url)!r}: give what comes after {kind}: as {_FORMS[kind]}"
             raise PoolError(message)
         return _KINDS[kind](rest)
-    if not url or (separator and "://" in url and kind != "s3"):
-        message = f"pool {hidden(url)!r} is of no known kind: give it as {', '.join(_FORMS.values())}"
+    if not url or (separator and _SCHEME.fullmatch(kind) and kind != "s3") or not _can_be("parquet", url):
+        message = (
+            f"pool {hidden(url)!r} is of no known kind: give it as {', '.join(_FORMS.values())}; a folder "
+            "with a colon in its name as parquet:<folder>"
+        )
         raise PoolError(message)
     return _parquet(url)
+
+
+def _can_be(kind: str, rest: str) -> bool:
+    """Whether this may be a pool's place; one with a password would be shown in messages."""
+    if kind == "mongodb":
+        return not set(rest) & set(":@/")
+    scheme, separator, path = rest.partition("://")
+    return not separator or (scheme == "s3" and "@" not in path.partition("/")[0])
 
 
 _FORMS = {
@@ -64,4 +77,5 @@ _FORMS = {
 def hidden(url: str) -> str:
     """A URL without what stands before an @: user and password are not for messages."""
     before, separator, after = url.rpartition("@")
-    return f"{before.partition(':')[0]}:...@{after}" if separator else url
+    scheme = before.partition(":")[0] if ":" in before else ""
+    return f"{scheme}:...@{after}" if separator else url
