@@ -57,6 +57,7 @@ class MongoWriter:
         self._waiting_records: list[dict[str, Any]] = []
         self._next = 0
         self._longest = 0
+        self._committing = False
 
     def store(self, first: tuple[Episode, str], others: Iterator[tuple[Episode, str]]) -> int:
         """Store episodes with their digests, all or none; how many were new."""
@@ -128,8 +129,10 @@ class MongoWriter:
             if not count:
                 self._take_back()
                 return 0
+            self._committing = True
             if commit(self._place, self._commits, self._batch, seen + 1, STORE, count):
                 break
+            self._committing = False
         with suppress(PoolError), self._errors():
             self._commits.end(self._batch)
         return count
@@ -171,8 +174,10 @@ class MongoWriter:
         if self._alive is None:
             return
         with suppress(PoolError), self._errors():
-            self._episodes.delete_many({"batch": self._batch})
-            self._records.delete_many({"batch": self._batch})
+            # Who is interrupted while he commits does not know whether it has happened.
+            if not self._committing or self._commits.void(self._batch).kind != STORE:
+                self._episodes.delete_many({"batch": self._batch})
+                self._records.delete_many({"batch": self._batch})
             self._commits.end(self._batch)
 
     def _errors(self) -> AbstractContextManager[None]:
@@ -202,8 +207,10 @@ def delete_entries(place: str, database: "Documents", commits: Commits, entries:
         raise
     except BaseException:
         with suppress(PoolError), pool_errors(place, "leaving episodes as they were"):
-            unmark(database, batch)
-            commits.end(batch)
+            # Who is interrupted when it has just happened leaves the rest to a sweep.
+            if commits.void(batch).kind != DELETE:
+                unmark(database, batch)
+                commits.end(batch)
         raise
     with suppress(PoolError), pool_errors(place, "removing deleted episodes"):
         if count:
