@@ -8,18 +8,19 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.storage.pools.builders import at, episode, fleet, ns
 from tspace_core.errors import PoolError, SchemaVersionError
-from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.objects.path import AnyPath, S3Path, any_path
 from tspace_core.storage.lake import Lake
+from tspace_core.storage.pools import manifest_scan
 from tspace_core.storage.pools.index import index_file
 from tspace_core.storage.pools.manifest_scan import ManifestScan
 from tspace_core.storage.pools.parquet import ParquetPool
@@ -149,8 +150,8 @@ def test_a_look_reads_only_what_has_changed(
     with ParquetPool(lake) as pool:
         pool.store(episode(0, 1, vehicle=f"v{k % 10}", day=k // 10) for k in range(30))
         assert pool.count().episodes == 30
-    if isinstance(place, Path):
-        age(place)
+    # As if the look came late enough to trust what the disk says of its times.
+    monkeypatch.setattr(manifest_scan, "_YOUNG_NS", 0)
     read: list[tuple[str, str]] = []
     whole = ManifestScan.read
 
@@ -169,11 +170,6 @@ def test_a_look_reads_only_what_has_changed(
         assert read == []
         assert pool.count(Query(vehicles=("v3",))).episodes == 4
         assert read == [("vehicle=v3/date=2026-03-03", "log.blf.episodes.json")]
-
-
-def age(root: Path) -> None:
-    """Let the index's next look come late enough to trust what the disk says of its times."""
-    threading.Event().wait(1.1)
 
 
 def test_a_reader_of_a_part_never_mixes_two_calls_for_a_reader_of_all(tmp_path: Path) -> None:
@@ -234,6 +230,61 @@ def test_a_manifest_of_an_older_version_does_without_what_it_lacks(place: AnyPat
         assert pool.store([episode(0, 5, zeroed=(0, 2))]) == 0
         with pytest.raises(PoolError, match="another episode"):
             pool.store([episode(0, 5)])
+
+
+def test_what_an_older_manifest_lacks_is_told_when_its_file_is_back(place: AnyPath, tmp_path: Path) -> None:
+    """An index must not remember for ever what it could not find out."""
+    lake = lake_at(place, tmp_path)
+    with ParquetPool(lake) as pool:
+        pool.store([episode(0, 5, zeroed=(0, 2)), episode(1, 4, second=60)])
+        path = any_path(pool.find()[0].place)
+        manifest = lake.root / "episodes/vehicle=v1/date=2026-03-01/log.blf.episodes.json"
+        content = json.loads(manifest.read_text())
+        for entry in content["episodes"]:
+            del entry["digest"], entry["invalid"]
+        _write(manifest, json.dumps(content).encode())
+        whole = path.read_bytes()
+        path.unlink()
+        assert pool.count().episodes == 2
+        with pytest.raises(PoolError, match="is gone"):
+            pool.sample(50, np.random.default_rng(0), Query(valid=True))
+        path.write_bytes(whole)
+        assert pool.count(Query(valid=True)) == (2, 7)
+        drawn = pool.sample(50, np.random.default_rng(0), Query(valid=True))
+        assert not {episode(0, 5).rewards[0], episode(0, 5).rewards[2]} & set(drawn.rewards)
+
+
+def test_a_manifest_that_was_changed_in_its_place_is_found_out_when_a_file_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No writer of tspace does that, but `cp -r` over a lake does."""
+    monkeypatch.setattr(manifest_scan, "_YOUNG_NS", 0)
+    with ParquetPool(tmp_path / "one") as one, ParquetPool(tmp_path / "other") as other:
+        for number in (0, 1):
+            one.store([episode(number)])
+            other.store([episode(number)])
+        assert one.count().episodes == 2
+        folder = "episodes/vehicle=v1/date=2026-03-01"
+        for path in (tmp_path / "one" / folder).glob("*.parquet"):
+            path.unlink()
+        for path in (tmp_path / "other" / folder).glob("*.parquet"):
+            shutil.copy(path, tmp_path / "one" / folder)
+        assert one.count().episodes == 2
+        text = (tmp_path / "other" / folder / "log.blf.episodes.json").read_bytes()
+        (tmp_path / "one" / folder / "log.blf.episodes.json").write_bytes(text)
+        batch = one.sample(20, np.random.default_rng(0))
+        np.testing.assert_array_equal(batch.rewards, other.sample(20, np.random.default_rng(0)).rewards)
+        assert [Path(entry.place).is_file() for entry in one.find()] == [True, True]
+
+
+def test_a_look_at_a_wrong_path_makes_no_folders(tmp_path: Path) -> None:
+    with ParquetPool(tmp_path / "lake") as pool:
+        assert pool.find() == []
+        assert pool.count(Query(valid=True)) == (0, 0)
+        assert list(tmp_path.iterdir()) == []
+        pool.store([episode(0)])
+        assert pool.count() == (1, 5)
+    assert files_of(Lake(tmp_path / "lake")).is_file()
 
 
 def test_meta_information_that_cannot_be_understood_names_the_way_to_migrate(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tspace_core.storage.catalogue import Catalogue
 from tspace_core.storage.ingest import IngestResult, ingest_log, store_episodes
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.online_episodes import store_online_episode
+from tspace_core.storage.pools.entry import Entry
 from tspace_core.storage.pools.parquet import ParquetPool
 from tspace_core.storage.pools.query import ALL, Query
 from tspace_core.storage.replay import build_replay
@@ -249,6 +250,47 @@ def test_who_comes_between_look_and_replacement_wins_and_a_pool_looks_again(
         assert pool.store([episode(1), episode(6)]) == 1
         assert len(times) == 2
         assert [entry.episode_id[-1] for entry in pool.find()] == ["0", "1", "5", "6"]
+
+
+class Overtaken(ParquetPool):
+    """Something is done elsewhere between its looks and what it makes of them."""
+
+    def __init__(self, root: Path, meanwhile: Callable[[], object]) -> None:
+        super().__init__(root)
+        self._meanwhile = iter([meanwhile])
+
+    def find(self, query: Query = ALL) -> list[Entry]:
+        found = super().find(query)
+        next(self._meanwhile, lambda: None)()
+        return found
+
+    def read(self, episode_id: str) -> Episode:
+        next(self._meanwhile, lambda: None)()
+        return super().read(episode_id)
+
+
+def test_what_takes_the_place_of_an_episode_that_is_being_deleted_stays(tmp_path: Path) -> None:
+    other = ParquetPool(tmp_path)
+    one = Query(episodes=("v1/2026-03-01/log.blf#0000",))
+
+    def replace() -> None:
+        assert other.delete(one) == 1
+        assert other.store([episode(0, 8)]) == 1
+
+    with other, Overtaken(tmp_path, replace) as pool:
+        other.store([episode(0, 5), episode(1, 5)])
+        assert pool.delete(Query(length_to=5)) == 1
+        assert [(entry.episode_id[-1], entry.records) for entry in other.find()] == [("0", 8)]
+
+
+def test_an_episode_that_is_deleted_while_another_content_is_offered_gives_way(tmp_path: Path) -> None:
+    other = ParquetPool(tmp_path)
+    with other, Overtaken(tmp_path, lambda: other.delete(Query(length_to=5))) as pool:
+        other.store([episode(0, 5), episode(1, 6)])
+        assert pool.store([episode(0, 8)]) == 1
+        assert [entry.records for entry in other.find()] == [8, 6]
+        with pytest.raises(PoolError, match="another episode"):
+            pool.store([episode(0, 9)])
 
 
 def _store_elsewhere(lake: Lake, number: int) -> None:

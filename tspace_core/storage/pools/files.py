@@ -44,7 +44,7 @@ from tspace_core.storage.pools import manifests
 from tspace_core.storage.pools.entry import Entry
 from tspace_core.storage.pools.index import EpisodeIndex, index_file
 from tspace_core.storage.pools.manifests import Content
-from tspace_core.storage.pools.pool import GoneError, Pool, refuse_other
+from tspace_core.storage.pools.pool import Counts, GoneError, Pool, refuse_other
 from tspace_core.storage.pools.query import Query
 from tspace_core.storage.pools.sampling import Rows
 from tspace_core.storage.unit_of_work import UnitOfWork, read_together
@@ -149,6 +149,10 @@ class FilePool(Pool):
     def _entries(self, query: Query) -> list[Entry]:
         return self._index.find(query)
 
+    def _known_counts(self, query: Query) -> Counts | None:
+        found = self._index.count(query)
+        return None if found is None else Counts(*found)
+
     def _version(self, query: Query) -> Hashable:
         return self._index.version(query)
 
@@ -199,6 +203,7 @@ class FilePool(Pool):
             raise
         except (StorageError, RecordError, OSError, ValueError, LookupError, EOFError) as error:
             # The file may have been replaced or deleted, by whoever may do so, since it was looked up.
+            self._index.forget("/".join(path.parts[-3:-1]))
             if self._path_of(episode_id) != path:
                 message = f"{path} of episode {episode_id!r} was replaced meanwhile: look again"
                 raise GoneError(message) from error
@@ -211,14 +216,14 @@ class FilePool(Pool):
             )
             raise PoolError(message) from error
 
-    def _invalid_of(self, path: AnyPath) -> int:
-        """Zeroed records of a file whose manifest does not tell them; 0 where it cannot be read."""
+    def _invalid_of(self, path: AnyPath) -> int | None:
+        """Zeroed records of a file whose manifest does not tell them; None: it cannot be read."""
         try:
             flags = self._read_times_and_flags(local_copy(path))[1]
         except (ObjectAccessError, ObjectServerError):
             raise
         except (StorageError, RecordError, OSError, ValueError, LookupError):
-            return 0
+            return None
         return int(np.count_nonzero(flags & int(RecordFlag.ZEROED)))
 
     # Writing
@@ -286,27 +291,36 @@ class FilePool(Pool):
             change = _Manifest(path, before, seen)
             for item in items:
                 stored = known.get(item.entry["meta"]["episode_id"])
-                if stored is None:
+                if stored is None or not self._is_same(stored, item):
                     change.add.append(item)
-                elif stored.get("digest") != item.digest:
-                    there = self.read(stored["meta"]["episode_id"])
-                    refuse_other(str(self), there, self._read_file(item.path))
             if change.changed:
                 changes.append(change)
         return changes
 
+    def _is_same(self, stored: Content, item: _Spooled) -> bool:
+        """Refuse another content; False: what was stored has been deleted since its manifest was read."""
+        if stored.get("digest") == item.digest:
+            return True
+        try:
+            there = self.read(stored["meta"]["episode_id"])
+        except GoneError:
+            return False
+        refuse_other(str(self), there, self._read_file(item.path))
+        return True
+
     def _delete(self, entries: list[Entry]) -> int:
+        # By their files: what has taken the place of an episode since it was found may match no more.
         wanted: dict[AnyPath, set[str]] = {}
         for entry in entries:
             path = manifests.manifest_of(self.lake, self.area, entry.episode_id.rpartition("#")[0])
-            wanted.setdefault(path, set()).add(entry.episode_id)
+            wanted.setdefault(path, set()).add(entry.place.rpartition("/")[2])
 
         def plan() -> list[_Manifest]:
             changes = []
-            for path, ids in wanted.items():
+            for path, names in wanted.items():
                 before, seen = manifests.read_manifest(path)
                 there = before["episodes"] if before else []
-                files = {str(entry["file"]) for entry in there if entry["meta"]["episode_id"] in ids}
+                files = {str(entry["file"]) for entry in there if entry["file"] in names}
                 changes.append(_Manifest(path, before, seen, drop=files))
             return [change for change in changes if change.changed]
 

@@ -3,7 +3,7 @@
 It is a cache. Each look compares it with the store first: on a disk with the times of the folders (a manifest
 is replaced by a rename, which changes its folder), in a bucket with a listing's ETags; only what has changed
 is read. So it is never stale, may be deleted at any time, and is made anew where it is damaged or of another
-version. Where it cannot be written it is kept in memory.
+version. Where it cannot be written, or the store is not there at all, it is kept in memory.
 """
 
 import hashlib
@@ -76,11 +76,16 @@ class EpisodeIndex:
         path: the index file; None keeps it in memory.
         area: folder of the pool's episodes.
         together: does the reads that belong together.
-        invalid_of: counts the zeroed records of an episode file whose manifest does not tell them.
+        invalid_of: counts the zeroed records of an episode file whose manifest does not tell them; None: it
+            cannot be read now.
     """
 
     def __init__(
-        self, path: Path | None, area: AnyPath, together: Together, invalid_of: Callable[[AnyPath], int]
+        self,
+        path: Path | None,
+        area: AnyPath,
+        together: Together,
+        invalid_of: Callable[[AnyPath], int | None],
     ) -> None:
         self._path = path
         self._area = area
@@ -90,6 +95,8 @@ class EpisodeIndex:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
+        self._nothing = False
+        """Whether the open index is of a store that is not there: a look at a wrong path makes no folders."""
 
     def find(self, query: Query) -> list[Entry]:
         """The episodes that ``query.fits``, as the store is now.
@@ -103,6 +110,27 @@ class EpisodeIndex:
     def version(self, query: Query) -> Hashable:
         """Another value after each change of the store that the query can touch."""
         return self._look(query, lambda db: tuple(db.execute("SELECT token, changes FROM state").fetchone()))
+
+    def count(self, query: Query) -> tuple[int, int] | None:
+        """Episodes with a matching record, and matching records; None: their files must be looked at."""
+        if query.after is not None or query.before is not None or not _is_exact(query):
+            return None
+        matching = {None: "records", True: "records - invalid", False: "invalid"}[query.valid]
+        where, values = _where(query)
+        more = f"{where} AND" if where else "WHERE"
+        text = f"SELECT count(*), coalesce(sum({matching}), 0) FROM episodes {more} {matching} > 0"  # noqa: S608
+        return self._look(query, lambda db: tuple(db.execute(text, values).fetchone()))
+
+    def forget(self, folder: str) -> None:
+        """Read a folder's manifests anew at the next look: one of them is not what its times said.
+
+        Args:
+            folder: below the pool's, ``vehicle=<v>/date=<d>``.
+        """
+        with self._lock, suppress(sqlite3.Error):
+            db = self._open()
+            with _transaction(db, "BEGIN IMMEDIATE"):
+                _distrust(db, folder)
 
     def close(self) -> None:
         """Close the file; a later look opens it again."""
@@ -148,17 +176,20 @@ class EpisodeIndex:
     def _open(self) -> sqlite3.Connection:
         if self._process != os.getpid():  # a connection does not survive a fork
             self._connection, self._process = None, os.getpid()
+        nothing = isinstance(self._area, Path) and not self._area.is_dir()
+        if self._connection is not None and self._nothing and not nothing:
+            self.close()
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection, self._nothing = self._connect(nothing=nothing), nothing
         return self._connection
 
-    def _connect(self) -> sqlite3.Connection:
-        if self._path is not None:
+    def _connect(self, *, nothing: bool) -> sqlite3.Connection:
+        if self._path is not None and not nothing:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             except OSError:
                 self._path = None
-        place = ":memory:" if self._path is None else str(self._path)
+        place = ":memory:" if self._path is None or nothing else str(self._path)
         db = sqlite3.connect(place, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -216,9 +247,11 @@ class EpisodeIndex:
                 row = (folder, folder.split("/")[0], stamp)
                 db.execute("INSERT OR REPLACE INTO folders VALUES (?, ?, ?)", row)
         for place, found in changes.manifests.items():
-            self._replace(db, place, found)
+            if not self._replace(db, place, found):
+                _distrust(db, place[0])
 
-    def _replace(self, db: sqlite3.Connection, place: Place, found: tuple[str, Content] | None) -> None:
+    def _replace(self, db: sqlite3.Connection, place: Place, found: tuple[str, Content] | None) -> bool:
+        """Take what a manifest says now; False: not all could be told, so it is to be read again."""
         known = db.execute("SELECT id FROM manifests WHERE folder = ? AND name = ?", place).fetchone()
         before: list[Any] = []
         if known is not None:
@@ -226,34 +259,26 @@ class EpisodeIndex:
             db.execute("DELETE FROM episodes WHERE manifest = ?", known)
             if found is None:
                 db.execute("DELETE FROM manifests WHERE id = ?", known)
-        number = None
+        number, told = None, True
         if found is not None:
             vehicle = place[0].split("/")[0]
             row = (known[0] if known else None, *place, vehicle, found[0])
             number = db.execute("INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?)", row).lastrowid
-            rows = [self._row(db, number, place[0], entry) for entry in found[1]["episodes"]]
+            numbers = [self._zeroed(place[0], entry) for entry in found[1]["episodes"]]
+            told = None not in numbers
+            rows = [
+                _row(db, number, entry, zeroed or 0)
+                for entry, zeroed in zip(found[1]["episodes"], numbers, strict=True)
+            ]
             db.executemany(f"INSERT INTO episodes VALUES ({', '.join('?' * 16)})", rows)  # noqa: S608
         after = db.execute(f"{_SELECT} WHERE manifest = ? ORDER BY episodes.rowid", (number,)).fetchall()
         if before != after:
             db.execute("UPDATE state SET changes = changes + 1")
+        return told
 
-    def _row(
-        self, db: sqlite3.Connection, number: int | None, folder: str, entry: Content
-    ) -> tuple[Any, ...]:
-        meta = entry["meta"]
-        own = json.dumps({name: meta[name] for name in _OWN if name in meta})
-        common = json.dumps({name: value for name, value in meta.items() if name not in _OWN}, sort_keys=True)
-        db.execute("INSERT OR IGNORE INTO common (meta) VALUES (?)", (common,))
-        shared = db.execute("SELECT id FROM common WHERE meta = ?", (common,)).fetchone()[0]
-        invalid = entry.get("invalid")
-        if invalid is None:
-            invalid = self._invalid_of(self._area / folder / entry["file"])
-        return (
-            number, meta["episode_id"], meta["vehicle_id"], meta["driver_id"], meta["site_id"],
-            meta["action_source"], entry["start_ns"], entry["end_ns"], entry["records"], invalid,
-            meta["window"] * len(meta["signals"]), layout_mark(meta), entry["file"], entry.get("digest", ""),
-            shared, own,
-        )  # fmt: skip
+    def _zeroed(self, folder: str, entry: Content) -> int | None:
+        known: int | None = entry.get("invalid")
+        return self._invalid_of(self._area / folder / entry["file"]) if known is None else known
 
     def _select(self, query: Query, db: sqlite3.Connection) -> list[Entry]:
         where, values = _where(query)
@@ -281,6 +306,26 @@ def index_file(local: Path, area: AnyPath) -> Path:
     """Where the index of a pool's folder lies on this machine."""
     mark = hashlib.sha256(str(area).encode()).hexdigest()[:12]
     return local / "index" / f"{area.name}-{mark}.v{VERSION}.sqlite"
+
+
+def _row(db: sqlite3.Connection, number: int | None, entry: Content, invalid: int) -> tuple[Any, ...]:
+    meta = entry["meta"]
+    own = json.dumps({name: meta[name] for name in _OWN if name in meta})
+    common = json.dumps({name: value for name, value in meta.items() if name not in _OWN}, sort_keys=True)
+    db.execute("INSERT OR IGNORE INTO common (meta) VALUES (?)", (common,))
+    shared = db.execute("SELECT id FROM common WHERE meta = ?", (common,)).fetchone()[0]
+    return (
+        number, meta["episode_id"], meta["vehicle_id"], meta["driver_id"], meta["site_id"],
+        meta["action_source"], entry["start_ns"], entry["end_ns"], entry["records"], invalid,
+        meta["window"] * len(meta["signals"]), layout_mark(meta), entry["file"], entry.get("digest", ""),
+        shared, own,
+    )  # fmt: skip
+
+
+def _distrust(db: sqlite3.Connection, folder: str) -> None:
+    """Take no stamp of a folder for its present state."""
+    db.execute("UPDATE folders SET stamp = '' WHERE folder = ?", (folder,))
+    db.execute("UPDATE manifests SET stamp = '' WHERE folder = ?", (folder,))
 
 
 def _version_of(db: sqlite3.Connection) -> int:
@@ -335,18 +380,32 @@ def _where(query: Query) -> tuple[str, list[Any]]:
         if wanted:
             clauses.append(f"{column} IN (SELECT value FROM json_each(?))")  # noqa: S608
             values.append(json.dumps(wanted))
-    for condition, limit in (
+    for condition, limit in _limits(query):
+        if _is_known_to_sqlite(limit):
+            clauses.append(condition)
+            values.append(limit)
+    return f"WHERE {' AND '.join(clauses)}" if clauses else "", values
+
+
+def _is_exact(query: Query) -> bool:
+    """Whether ``_where`` leaves none of the limits to ``Query.fits``."""
+    return all(_is_known_to_sqlite(limit) for _, limit in _limits(query))
+
+
+def _limits(query: Query) -> list[tuple[str, int]]:
+    possible = (
         ("start_ns >= ?", query.started_from_ns),
         ("start_ns < ?", query.started_before_ns),
         ("end_ns > ?", query.after_ns),
         ("start_ns < ?", query.before_ns),
         ("records >= ?", query.length_from),
         ("records <= ?", query.length_to),
-    ):
-        if limit is not None and abs(limit) < 1 << 63:  # SQLite knows no larger numbers
-            clauses.append(condition)
-            values.append(limit)
-    return f"WHERE {' AND '.join(clauses)}" if clauses else "", values
+    )
+    return [(condition, limit) for condition, limit in possible if limit is not None]
+
+
+def _is_known_to_sqlite(number: int) -> bool:
+    return abs(number) < 1 << 63
 
 
 def _meta(common: str, own: str) -> EpisodeMeta:

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from tspace_core.errors import ObjectMissingError, PoolError
 from tspace_core.objects.path import AnyPath, S3Path
@@ -67,8 +66,7 @@ class ManifestScan:
         found, now = {}, time.time_ns()
         for folder in self._candidates(scope):
             with suppress(FileNotFoundError, NotADirectoryError):
-                stamp = _stamp(Path(str(self._area), folder).stat(), now)
-                found[folder] = stamp
+                found[folder] = _stamp(os.stat(f"{self._area}/{folder}"), now)  # noqa: PTH116  # 10 times faster
         return found
 
     def _candidates(self, scope: list[str] | None) -> Iterator[str]:

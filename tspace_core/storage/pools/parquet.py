@@ -32,7 +32,7 @@ class ParquetPool(FilePool):
         return episodes_table.read(path)
 
     def _read_times_and_flags(self, path: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        table = pq.read_table(path, columns=["time", "flags"], partitioning=None)
+        table = pq.read_table(path, columns=["time", "flags"], partitioning=None, use_threads=False)
         records = len(table) - 1
         times = table.column("time").cast(pa.int64()).to_numpy()[:records]
         return times, table.column("flags").slice(0, records).to_numpy().astype(np.uint8)
@@ -42,7 +42,9 @@ class ParquetPool(FilePool):
             sizes = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
             ends = np.cumsum(sizes)
             groups = np.unique(np.searchsorted(ends, rows, side="right"))
-            table = file.read_row_groups(groups.tolist(), columns=["state", "action", "first_row", "reward"])
+            # Threads cost more than the few columns of an episode are worth.
+            columns = ["state", "action", "first_row", "reward"]
+            table = file.read_row_groups(groups.tolist(), columns=columns, use_threads=False)
             last = file.metadata.num_rows - 1
         # Where the rows lie in what was read: less the groups before that were not.
         skipped = np.array([sum(sizes[k] for k in range(group) if k not in groups) for group in groups])

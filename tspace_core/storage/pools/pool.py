@@ -104,6 +104,10 @@ class Pool(ABC):
     def _read_ahead(self, wanted: list[tuple[Entry, NDArray[np.int64]]]) -> None:  # noqa: B027
         """Told which rows ``_rows`` is going to be asked for, all of one draw; may fetch them together."""
 
+    def _known_counts(self, query: Query) -> Counts | None:
+        """What ``count`` returns, where the store can tell without an entry for each; None: it cannot."""
+        return None
+
     # What all pools share
 
     def store(self, episodes: Iterable[Episode]) -> int:
@@ -126,6 +130,9 @@ class Pool(ABC):
 
     def count(self, query: Query = ALL) -> Counts:
         """Episodes with at least one matching record, and matching records."""
+        known = self._known_counts(query)
+        if known is not None:
+            return known
         counts = [count for _, count in self._matching(query) if count]
         return Counts(len(counts), sum(counts))
 
