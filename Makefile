@@ -59,6 +59,8 @@ bench: setup  ## ours and the peers in the same run
 	$(BIN)/pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[bench]'
 	$(BIN)/python benchmarks/etl.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/stores.py
+	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/ddpg.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/twin.py
