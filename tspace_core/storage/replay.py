@@ -59,6 +59,28 @@ class ReplayBatch(NamedTuple):
     """(batch,), first row of the torque map that the action stands for."""
 
 
+class _Draw(NamedTuple):
+    """What does not change from one draw of records to the next."""
+
+    cold: bool
+    state_dim: int
+    action_dim: int
+    where: tuple[Any, ...]
+    """Of the records and the rows, as ``kernels.replay.sample`` takes it."""
+
+
+def _empty(batch: int, state_dim: int, action_dim: int) -> ReplayBatch:
+    empty, kind = np.empty, np.float32
+    return ReplayBatch(
+        empty((batch, state_dim), kind),
+        empty((batch, action_dim), kind),
+        empty(batch, kind),
+        empty((batch, state_dim), kind),
+        empty(batch, kind),
+        empty(batch, kind),
+    )
+
+
 class Replay:
     """A replay buffer, open for reading; not to be shared by threads that use it at the same time."""
 
@@ -67,18 +89,27 @@ class Replay:
     _index: EpisodeIndex
     _rows: MappedRows
     _memory: MappedRows | None
+    _draw: "_Draw | None" = None
 
-    def __init__(self, directory: AnyPath) -> None:
+    def __init__(self, directory: AnyPath, *, in_memory: bool = False) -> None:
         """Open one version.
 
+        Args:
+            directory: of the version.
+            in_memory: Copy its rows to memory of this process, half of what it may use at most: the fastest
+                way to draw, where the copy is worth its memory. Otherwise the files are mapped, and all
+                processes that read them share the memory. Batches are the same.
+
         Raises:
-            StorageError: its files are missing, damaged or contradict its manifest.
+            StorageError: its files are missing, damaged, contradict its manifest, or are too large to be
+                copied.
             SchemaVersionError: it was written in a format that this version of tspace does not know.
         """
         from tspace_core.storage.kernels import replay as kernels
 
         self._kernels: Any = kernels
         self.directory = directory
+        self._in_memory = in_memory
         self._open()
 
     def _open(self) -> None:
@@ -87,7 +118,9 @@ class Replay:
         content = self._manifest.content
         self._layout = content.layout
         check_version(self.directory, self._local, content)
-        self._rows = MappedRows.single(self._local / ROWS, 4 * content.layout.row_width)
+        self._rows = MappedRows.single(
+            self._local / ROWS, 4 * content.layout.row_width, in_memory=self._in_memory
+        )
         self._memory = (
             MappedRows.single(self._local / MEMORY, 4 * content.memory_dim) if content.memory_dim else None
         )
@@ -101,16 +134,19 @@ class Replay:
         )
 
     @classmethod
-    def open(cls, root: AnyPath, version: str = "latest") -> "Replay":
+    def open(cls, root: AnyPath, version: str = "latest", *, in_memory: bool = False) -> "Replay":
         """Open a version below ``<lake>/replay/<name>``.
 
         Args:
             root: Folder of the buffer's versions.
             version: ``"000001"`` and so on; ``"growing"`` for the buffer that grows while it is sampled; or
                 ``"latest"``: the last of the numbered ones, the growing one where there are none.
+            in_memory: Copy a version's rows to memory of this process, see ``Replay``; a growing buffer's
+                rows are always mapped.
 
         Raises:
-            StorageError: there is no such version, or its files contradict its manifest.
+            StorageError: there is no such version, its files contradict its manifest, or are too large to be
+                copied.
             SchemaVersionError: it was written in a format that this version of tspace does not know.
         """
         from tspace_core.storage.replay_growing import GrowingReplay
@@ -121,14 +157,14 @@ class Replay:
             message = f"{root}: holds no replay buffer; build one from episodes with build_replay"
             raise StorageError(message)
         if version == "latest" and versions:
-            return Replay(root / versions[-1])
+            return Replay(root / versions[-1], in_memory=in_memory)
         if growing and version in ("latest", GROWING):
             return GrowingReplay(root / GROWING)
         if version not in versions:
             there = ", ".join([*versions, *([GROWING] if growing else [])])
             message = f"{root}: has no version {version!r}; there are {there}"
             raise StorageError(message)
-        return Replay(root / version)
+        return Replay(root / version, in_memory=in_memory)
 
     @property
     def manifest(self) -> ReplayManifest:
@@ -193,24 +229,11 @@ class Replay:
         """
         # Faster than Generator.integers; its bias is at most len / 2**53 and it never reaches len.
         uniform = generator.random(batch)
-        index, rows = self._index, self._rows
-        count = self._require_records()
-        if rows.cold:
-            return self._gather(index.begin + (uniform * count).astype(np.int64))
-        layout = self._layout
-        states, actions, rewards, next_states, terminals, first_rows = fields = ReplayBatch(
-            np.empty((batch, layout.state_dim), np.float32),
-            np.empty((batch, layout.action_dim), np.float32),
-            np.empty(batch, np.float32),
-            np.empty((batch, layout.state_dim), np.float32),
-            np.empty(batch, np.float32),
-            np.empty(batch, np.float32),
-        )
-        self._kernels.sample(
-            uniform, index.begin, count, index.table, index.blocks, index.origin,
-            rows.bases, rows.first, rows.bits,
-            states, actions, rewards, next_states, terminals, first_rows,
-        )  # fmt: skip
+        draw = self._draw or self._prepare()
+        if draw.cold:
+            return self._gather(self._index.begin + (uniform * len(self._index)).astype(np.int64))
+        fields = _empty(batch, draw.state_dim, draw.action_dim)
+        self._kernels.sample(uniform, *draw.where, *fields)
         return fields
 
     def pick(self, records: NDArray[np.int64]) -> ReplayBatch:
@@ -282,12 +305,25 @@ class Replay:
         """
         verify_version(self.directory, self._local, self.manifest.content)
 
-    def _require_records(self) -> int:
-        count = len(self._index)
-        if not count:
+    def _prepare(self) -> "_Draw":
+        """What a draw needs, until rows come or go."""
+        self._require_records()
+        index, rows, layout = self._index, self._rows, self._layout
+        self._draw = _Draw(
+            rows.cold,
+            layout.state_dim,
+            layout.action_dim,
+            (
+                *(index.begin, len(index), index.table, index.blocks, index.origin),
+                *(rows.bases, rows.first, rows.bits),
+            ),
+        )
+        return self._draw
+
+    def _require_records(self) -> None:
+        if not len(self._index):
             message = f"{self.directory}: holds no record yet; append an episode before sampling"
             raise StorageError(message)
-        return count
 
     def _checked(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         numbers = np.asarray(records, np.int64)
@@ -298,14 +334,7 @@ class Replay:
 
     def _gather(self, numbers: NDArray[np.int64]) -> ReplayBatch:
         index, rows, layout, batch = self._index, self._rows, self._layout, len(numbers)
-        fields = ReplayBatch(
-            np.empty((batch, layout.state_dim), np.float32),
-            np.empty((batch, layout.action_dim), np.float32),
-            np.empty(batch, np.float32),
-            np.empty((batch, layout.state_dim), np.float32),
-            np.empty(batch, np.float32),
-            np.empty(batch, np.float32),
-        )
+        fields = _empty(batch, layout.state_dim, layout.action_dim)
         found = np.empty(batch, np.int64)
         self._kernels.find(numbers, index.table, index.blocks, index.origin, found, fields.terminals)
         if rows.cold:
@@ -342,6 +371,8 @@ class Replay:
         memory = self._memory
         if memory is None:
             return None
+        if memory.cold:
+            memory.ask_for(rows, np.ones_like(rows))
         found = np.empty((len(rows), self.memory_dim), np.float32)
         for target, row in zip(found, rows.tolist(), strict=True):
             target[:] = memory.segment(row >> memory.bits)[row & ((1 << memory.bits) - 1)]

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspace_core.errors import StorageError
-from tspace_core.objects.path import local_folder
+from tspace_core.objects.path import AnyPath, local_folder
 from tspace_core.storage.replay import Replay
 from tspace_core.storage.replay_growing_manifest import (
     REBUILD,
@@ -51,6 +51,15 @@ _LOOKS = 100
 
 class GrowingReplay(Replay):
     """Reads a growing buffer; ``refresh`` takes over what was appended and evicted."""
+
+    def __init__(self, directory: AnyPath) -> None:
+        """Open the buffer.
+
+        Raises:
+            StorageError: there is none, or its files are damaged or contradict its manifest.
+            SchemaVersionError: it was written in a format that this version of tspace does not know.
+        """
+        super().__init__(directory)
 
     def _open(self) -> None:
         self._local = local_folder(self.directory)
@@ -171,7 +180,7 @@ class GrowingReplay(Replay):
             if mapped is not None:
                 mapped.drop(_first(new))
         self._index, self._lines, self._rows, self._memory = index, lines, rows, memory
-        self._layout, self._known, self._version = new.layout, new, None
+        self._layout, self._known, self._version, self._draw = new.layout, new, None, None
 
     def _added(
         self, new: GrowingManifest, known: dict[int, SegmentEntry]

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +14,8 @@ from tspace_core.errors import StorageError
 _COLD_SHARE = 0.5
 """Rows that fill more of the memory than this cannot be relied on to stay in it."""
 _NO_LIMIT = 1 << 60
+_BLOCK = 1 << 24
+"""Bytes read at once."""
 
 
 class MappedRows:
@@ -20,6 +23,9 @@ class MappedRows:
 
     Rows that fit well into memory are read ahead on their first use. Of larger ones only what a batch needs
     is read, all of it asked for at once, so that the disk works on the whole batch in parallel.
+
+    Rows may also be copied to memory of this process: in its huge pages a random row is found faster than in
+    the small ones that files are mapped with.
     """
 
     def __init__(self, row_bytes: int, bits: int, first: int = 0) -> None:
@@ -34,10 +40,17 @@ class MappedRows:
         self._fresh: list[tuple[mmap.mmap, int]] = []
 
     @classmethod
-    def single(cls, path: Path, row_bytes: int) -> Self:
-        """One file that holds all rows."""
+    def single(cls, path: Path, row_bytes: int, *, in_memory: bool = False) -> Self:
+        """One file that holds all rows.
+
+        Raises:
+            StorageError: it cannot be mapped, or is too large to be copied to the memory.
+        """
         rows = cls(row_bytes, bits=62)
-        rows.add(path)
+        if in_memory:
+            rows._append(_copied(path), None)
+        else:
+            rows.add(path)
         return rows
 
     @property
@@ -58,6 +71,9 @@ class MappedRows:
             except (OSError, ValueError) as error:
                 message = f"{path}: cannot be mapped into memory ({error}); build the buffer again"
                 raise StorageError(message) from error
+        self._append(mapped, used)
+
+    def _append(self, mapped: mmap.mmap, used: int | None) -> None:
         width = self.row_bytes // 4
         array = np.frombuffer(mapped, "<f4")[: len(mapped) // self.row_bytes * width].reshape(-1, width)
         self._maps.append(mapped)
@@ -71,6 +87,9 @@ class MappedRows:
         gone = before - self.first
         if gone > 0:
             self._bytes -= sum(len(item) for item in self._maps[:gone])
+            # What is not looked at yet goes, too: its disk space is given back with the last hold on it.
+            dropped = {id(item) for item in self._maps[:gone]}
+            self._fresh = [item for item in self._fresh if id(item[0]) not in dropped]
             self._maps, self._arrays = self._maps[gone:], self._arrays[gone:]
             self.bases = self.bases[gone:].copy()
             self.first = before
@@ -102,6 +121,26 @@ class MappedRows:
             start = begin // page * page
             size = min(begin + count * self.row_bytes, len(mapped)) - start
             mapped.madvise(mmap.MADV_WILLNEED, start, size)
+
+
+def _copied(path: Path) -> mmap.mmap:
+    """A file's content in memory of this process."""
+    size, limit = path.stat().st_size, int(_COLD_SHARE * memory_limit())
+    if size > limit:
+        message = (
+            f"{path}: {size >> 20} MiB are too much to be copied to the memory, {limit >> 20} MiB may be: "
+            "open the buffer without in_memory, it is read from the disk then"
+        )
+        raise StorageError(message)
+    copied = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge pages
+        copied.madvise(mmap.MADV_HUGEPAGE)
+    with path.open("rb") as file:
+        view = memoryview(copied)
+        done = 0
+        while done < size and (count := file.readinto(view[done : done + _BLOCK])):
+            done += count
+    return copied
 
 
 def memory_limit() -> int:
