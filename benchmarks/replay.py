@@ -5,11 +5,12 @@
     python benchmarks/replay.py [--json] [--rows 200000] [--rounds 25] [--larger-rows 1600000]
 
 State 90, action 68, float32, all buffers filled with the same records, one thread, in turns: records in
-batches of 256 and sequences, 32 of 50. Ours is the memory-mapped file that training reads, once in memory
-(/dev/shm) and once on the disk. The peers give what their own agents learn from: Stable-Baselines3 and
-TorchRL tensors, cpprb arrays. The copy is of as many bytes as a batch has, from a random place in one piece:
-no gather of random rows can be faster than that. Turns are short, so that what else the machine does hits few
-of them.
+batches of 256 and sequences, 32 of 50. Ours is a version on the disk, once copied to memory
+(``Replay.open(..., in_memory=True)``) and once mapped, as training reads it. The peers give what their own
+agents learn from: Stable-Baselines3 and TorchRL tensors, cpprb arrays. The copies are of as many bytes as a
+batch has, from a random place in one piece: no gather of random rows can be faster than that. One is from
+memory, which has huge pages, the other from the mapped file. Turns are short, so that what else the machine
+does hits few of them.
 
 Last comes a buffer of twice the memory that its process may use (``replay_larger.py``; --larger-rows 0 leaves
 it out).
@@ -18,7 +19,6 @@ it out).
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -40,8 +40,10 @@ from tspace_core.storage.replay import Replay, build_replay
 
 SEQUENCES, LENGTH = 32, 50
 COPY = "memory copy"
+FILE_COPY = "copy of a mapped file"
+COPIES = (COPY, FILE_COPY)
 OURS = "tspace"
-MAPPED = "tspace, on disk"
+MAPPED = "tspace, mapped"
 
 Subjects = dict[str, Callable[[], object]]
 
@@ -76,21 +78,28 @@ def results_of(what: str, subjects: Subjects, rounds: int, calls: int) -> list[R
     ]
     for mine in (OURS, MAPPED):
         for name in seconds:
-            if name == COPY:
-                share = 100 * median_ratio(seconds[COPY], seconds[mine])
-                results.append(Result(f"{what}, share of a memory copy", mine, share, "%", "higher"))
+            if name in COPIES:
+                share = 100 * median_ratio(seconds[name], seconds[mine])
+                results.append(Result(f"{what}, share of a {name}", mine, share, "%", "higher"))
             elif name not in (OURS, MAPPED):
                 ratio = median_ratio(seconds[name], seconds[mine])
                 results.append(Result(f"{what}, times as fast as {name}", mine, ratio, "x", "higher"))
     return results
 
 
-def measure(memory: Path, disk: Path, rows: int, batch: int, rounds: int) -> list[Result]:
-    in_memory = build_replay(memory / "benchmark", episodes(rows))
-    on_disk = build_replay(disk / "benchmark", episodes(rows))
-    flat = np.fromfile(str(on_disk.directory / "rows.f32"), np.float32)
+def copies(replay: Replay, size: int) -> Subjects:
+    path = str(replay.directory / "rows.f32")
+    return {
+        COPY: memory_copy(np.fromfile(path, np.float32), size),
+        FILE_COPY: memory_copy(np.memmap(path, np.float32, mode="r"), size),
+    }
+
+
+def measure(disk: Path, rows: int, batch: int, rounds: int) -> list[Result]:
+    mapped = build_replay(disk / "benchmark", episodes(rows))
+    in_memory = Replay.open(disk / "benchmark", in_memory=True)
     subjects = with_peers(
-        {OURS: ours(in_memory, batch), MAPPED: ours(on_disk, batch)},
+        {OURS: ours(in_memory, batch), MAPPED: ours(mapped, batch)},
         {
             "stable-baselines3": partial(stable_baselines3, in_memory, batch),
             "torchrl": partial(torchrl, in_memory, batch),
@@ -99,18 +108,18 @@ def measure(memory: Path, disk: Path, rows: int, batch: int, rounds: int) -> lis
             "cpprb, on disk": partial(cpprb, in_memory, batch, folder=disk),
         },
     )
-    subjects[COPY] = memory_copy(flat, batch * (2 * STATE_DIM + ACTION_DIM + 2))
+    subjects |= copies(mapped, batch * (2 * STATE_DIM + ACTION_DIM + 2))
     results = results_of(f"records, batch {batch}, {rows} rows", subjects, 2 * rounds, 100)
     del subjects
-    shutil.rmtree(disk / "torchrl")
+    shutil.rmtree(disk / "torchrl", ignore_errors=True)  # it may not be installed
     subjects = with_peers(
-        {OURS: our_sequences(in_memory), MAPPED: our_sequences(on_disk)},
+        {OURS: our_sequences(in_memory), MAPPED: our_sequences(mapped)},
         {
             "torchrl": partial(torchrl_slices, in_memory, SEQUENCES, LENGTH),
             "torchrl, on disk": partial(torchrl_slices, in_memory, SEQUENCES, LENGTH, folder=disk),
         },
     )
-    subjects[COPY] = memory_copy(flat, SEQUENCES * (LENGTH + 1) * (STATE_DIM + ACTION_DIM + 2))
+    subjects |= copies(mapped, SEQUENCES * (LENGTH + 1) * (STATE_DIM + ACTION_DIM + 2))
     what = f"sequences, {SEQUENCES} x {LENGTH}, {rows} rows"
     return results + results_of(what, subjects, 2 * rounds, 20)
 
@@ -121,18 +130,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--larger-rows", type=int, default=1_600_000, help="of the one larger than memory")
     options = parser.parse_args()
-    shared = Path("/dev/shm")
     disk = Path(tempfile.mkdtemp(prefix="tspace-replay-"))
-    memory = Path(tempfile.mkdtemp(prefix="tspace-replay-", dir=shared if shared.is_dir() else None))
     try:
         with off_stdout():
-            results = measure(memory, disk, options.rows, options.batch, options.rounds)
+            results = measure(disk, options.rows, options.batch, options.rounds)
             if options.larger_rows:
                 results += replay_larger.measure(disk, options.larger_rows, options.batch)
     finally:
-        for folder in (memory, disk):
-            with suppress(OSError):
-                shutil.rmtree(folder)
+        shutil.rmtree(disk, ignore_errors=True)
     show(results, as_json=options.json, title="replay sampling, one thread, medians over interleaved rounds")
 
 
