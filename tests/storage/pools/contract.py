@@ -54,6 +54,25 @@ QUERIES = [
     Query(vehicles=("v2",), drivers=("d1",), started_from=at(2), length_from=7, valid=True),
 ]
 
+NO_PLACE: list[tuple[dict[str, Any], str]] = [
+    ({"episode_id": "e1"}, "must be 'v1/2026-03-01/log.blf#<piece>'"),
+    ({"episode_id": "v1/2026-03-01/log.blf#"}, "must be"),
+    ({"log_key": "log", "episode_id": "log#1"}, "vehicle/YYYY-MM-DD/name"),
+    ({"log_key": "v1/2026-03-32/x", "episode_id": "v1/2026-03-32/x#1"}, "2026-03-32"),
+    ({"log_key": "v2/2026-03-01/x", "episode_id": "v2/2026-03-01/x#1"}, "of vehicle 'v2'"),
+    ({"log_key": "v1/2026-03-01/..", "episode_id": "v1/2026-03-01/..#1"}, "file name"),
+]
+"""Fields of meta information that name no place to store the episode, and what is said."""
+
+LAYOUTS: list[dict[str, Any]] = [
+    {"window": 4},
+    {"signals": ("velocity", "brake", "thrust")},
+    {"rate_hz": 10.0},
+    {"pedal_axis": tuple(i / 17 for i in range(17))},
+    {"reward_kind": "energy_and_comfort"},
+]
+"""Each makes another layout."""
+
 
 class PoolContract:
     """The contract; ``opener`` is what a kind of pool gives."""
@@ -117,20 +136,10 @@ class PoolContract:
         with pytest.raises(PoolError, match="another episode"):
             filled.store([episode(0, 5, action_note="changed")])
 
-    @pytest.mark.parametrize(
-        ("changes", "what"),
-        [
-            ({"episode_id": "e1"}, "must be 'v1/2026-03-01/log.blf#<piece>'"),
-            ({"episode_id": "v1/2026-03-01/log.blf#"}, "must be"),
-            ({"log_key": "log", "episode_id": "log#1"}, "vehicle/YYYY-MM-DD/name"),
-            ({"log_key": "v1/2026-03-32/x", "episode_id": "v1/2026-03-32/x#1"}, "2026-03-32"),
-            ({"log_key": "v2/2026-03-01/x", "episode_id": "v2/2026-03-01/x#1"}, "of vehicle 'v2'"),
-            ({"log_key": "v1/2026-03-01/..", "episode_id": "v1/2026-03-01/..#1"}, "file name"),
-        ],
-    )
-    def test_an_id_without_a_place_is_refused(self, pool: Pool, changes: dict[str, Any], what: str) -> None:
-        with pytest.raises(PoolError, match=what):
-            pool.store([episode(0), episode(1, **changes)])
+    def test_an_id_without_a_place_is_refused(self, pool: Pool) -> None:
+        for changes, what in NO_PLACE:
+            with pytest.raises(PoolError, match=what):
+                pool.store([episode(0), episode(1, **changes)])
         assert pool.find() == []
 
     def test_whatever_an_iterable_raises_nothing_of_it_is_stored(self, pool: Pool) -> None:
@@ -220,23 +229,23 @@ class PoolContract:
         with pytest.raises(PoolError, match="vehicles=unknown"):
             filled.sample(1, generator, Query(vehicles=("unknown",)))
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"window": 4},
-            {"signals": ("velocity", "brake", "thrust")},
-            {"rate_hz": 10.0},
-            {"pedal_axis": tuple(i / 17 for i in range(17))},
-            {"reward_kind": "energy_and_comfort"},
-        ],
-    )
-    def test_two_layouts_are_never_in_one_sample(self, pool: Pool, change: dict[str, Any]) -> None:
-        pool.store([episode(0), episode(1, second=60, **change)])
-        field = "state_dim" if "window" in change else next(iter(change))
-        with pytest.raises(PoolError, match=f"#0000' and 'v1/2026-03-01/log.blf#0001'.*{field}"):
-            pool.sample(1, np.random.default_rng(0))
-        with pytest.raises(PoolError, match="cannot be in one sample"):
-            pool.sample_sequences(1, 2, np.random.default_rng(0))
+    def test_two_layouts_are_never_in_one_sample(self, pool: Pool) -> None:
+        pool.store(
+            one
+            for number, change in enumerate(LAYOUTS)
+            for one in (
+                episode(0, vehicle=f"v{number}"),
+                episode(1, vehicle=f"v{number}", second=60, **change),
+            )
+        )
+        for number, change in enumerate(LAYOUTS):
+            query = Query(vehicles=(f"v{number}",))
+            field = "state_dim" if "window" in change else next(iter(change))
+            ids = f"#0000' and 'v{number}/2026-03-01/log.blf#0001'"
+            with pytest.raises(PoolError, match=f"{ids}.*{field}"):
+                pool.sample(1, np.random.default_rng(0), query)
+            with pytest.raises(PoolError, match="cannot be in one sample"):
+                pool.sample_sequences(1, 2, np.random.default_rng(0), query)
         pool.sample(5, np.random.default_rng(0), Query(before=at(0, 60)))
 
     def test_delete_takes_whole_episodes_with_a_matching_record(self, filled: Pool, opener: Opener) -> None:

@@ -96,7 +96,20 @@ def test_another_version_of_the_schema_names_the_way_to_migrate(
             pool.sample(3, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("damage", ["torn", "torn at a block", "garbage", "empty", "missing", "foreign"])
+@pytest.mark.parametrize(
+    ("place", "damage"),
+    [
+        ("disk", "torn"),
+        ("disk", "torn at a block"),
+        ("disk", "garbage"),
+        ("disk", "empty"),
+        ("disk", "missing"),
+        ("disk", "foreign"),
+        ("bucket", "torn"),
+        ("bucket", "missing"),
+    ],
+    indirect=["place"],
+)
 def test_a_damaged_file_costs_only_its_episode(place: AnyPath, tmp_path: Path, damage: str) -> None:
     with AvroPool(place) as pool:
         pool.store(fleet())

@@ -78,7 +78,7 @@ def episodes(draw: st.DrawFn) -> Episode:
     )
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(episodes())
 def test_any_episode_survives_parquet_avro_parquet_bit_for_bit(one: Episode) -> None:
     with tempfile.TemporaryDirectory() as folder:

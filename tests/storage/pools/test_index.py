@@ -87,7 +87,17 @@ def test_threads_share_one_pool(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["garbage", "torn", "emptied", "other version", "other tables", "a folder"]
+    ("place", "damage"),
+    [
+        ("disk", "garbage"),
+        ("disk", "torn"),
+        ("disk", "emptied"),
+        ("disk", "other version"),
+        ("disk", "other tables"),
+        ("disk", "a folder"),
+        ("bucket", "garbage"),
+    ],
+    indirect=["place"],
 )
 def test_a_damaged_index_is_made_anew(place: AnyPath, tmp_path: Path, damage: str) -> None:
     lake = lake_at(place, tmp_path)
@@ -194,14 +204,14 @@ def test_foreign_files_in_the_lake_are_no_episodes(place: AnyPath, tmp_path: Pat
         assert len(list(pool.iterate())) == 7
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"episodes": [{}], "summary": {}}', '{"summary": {}}', "\x00"])
-def test_a_damaged_manifest_is_said_where_it_matters(place: AnyPath, tmp_path: Path, text: str) -> None:
+def test_a_damaged_manifest_is_said_where_it_matters(place: AnyPath, tmp_path: Path) -> None:
     lake = lake_at(place, tmp_path)
     with ParquetPool(lake) as pool:
         pool.store(fleet())
-        _write(lake.root / "episodes/vehicle=v2/date=2026-03-01/other.blf.episodes.json", text.encode())
-        with pytest.raises(PoolError, match=r"other\.blf\.episodes\.json is no manifest.*move it away"):
-            pool.find()
+        for text in ("{", "[]", '{"episodes": [{}], "summary": {}}', '{"summary": {}}', "\x00"):
+            _write(lake.root / "episodes/vehicle=v2/date=2026-03-01/other.blf.episodes.json", text.encode())
+            with pytest.raises(PoolError, match=r"other\.blf\.episodes\.json is no manifest.*move it away"):
+                pool.find()
         assert len(pool.find(Query(vehicles=("v1",)))) == 4
         assert len(pool.read("v2/2026-03-01/log.blf#0000")) == 3
 
