@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from tspace_core.errors import SchemaVersionError
 from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.objects.transfer import side_by_side
 from tspace_core.records.meta import EpisodeMeta
 from tspace_core.storage.pools.entry import Entry, layout_mark
 from tspace_core.storage.pools.manifest_scan import ManifestScan, Place, scope_of
@@ -246,6 +247,7 @@ class EpisodeIndex:
             else:
                 row = (folder, folder.split("/")[0], stamp)
                 db.execute("INSERT OR REPLACE INTO folders VALUES (?, ?, ?)", row)
+        self._count_zeroed(changes)
         for place, found in changes.manifests.items():
             if not self._replace(db, place, found):
                 _distrust(db, place[0])
@@ -264,21 +266,27 @@ class EpisodeIndex:
             vehicle = place[0].split("/")[0]
             row = (known[0] if known else None, *place, vehicle, found[0])
             number = db.execute("INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?)", row).lastrowid
-            numbers = [self._zeroed(place[0], entry) for entry in found[1]["episodes"]]
-            told = None not in numbers
-            rows = [
-                _row(db, number, entry, zeroed or 0)
-                for entry, zeroed in zip(found[1]["episodes"], numbers, strict=True)
-            ]
+            rows = [_row(db, number, entry) for entry in found[1]["episodes"]]
+            told = all(entry["invalid"] is not None for entry in found[1]["episodes"])
             db.executemany(f"INSERT INTO episodes VALUES ({', '.join('?' * 16)})", rows)  # noqa: S608
         after = db.execute(f"{_SELECT} WHERE manifest = ? ORDER BY episodes.rowid", (number,)).fetchall()
         if before != after:
             db.execute("UPDATE state SET changes = changes + 1")
         return told
 
-    def _zeroed(self, folder: str, entry: Content) -> int | None:
-        known: int | None = entry.get("invalid")
-        return self._invalid_of(self._area / folder / entry["file"]) if known is None else known
+    def _count_zeroed(self, changes: _Changes) -> None:
+        """Add what manifests written before pools do not tell; of a bucket several files at a time."""
+        lacking = [
+            (place[0], entry)
+            for place, found in changes.manifests.items()
+            for entry in (found[1]["episodes"] if found else ())
+            if entry.get("invalid") is None
+        ]
+        paths = [self._area / folder / entry["file"] for folder, entry in lacking]
+        far = isinstance(self._area, S3Path)
+        counts = side_by_side(self._invalid_of, paths) if far else map(self._invalid_of, paths)
+        for (_, entry), count in zip(lacking, counts, strict=True):
+            entry["invalid"] = count
 
     def _select(self, query: Query, db: sqlite3.Connection) -> list[Entry]:
         where, values = _where(query)
@@ -308,7 +316,7 @@ def index_file(local: Path, area: AnyPath) -> Path:
     return local / "index" / f"{area.name}-{mark}.v{VERSION}.sqlite"
 
 
-def _row(db: sqlite3.Connection, number: int | None, entry: Content, invalid: int) -> tuple[Any, ...]:
+def _row(db: sqlite3.Connection, number: int | None, entry: Content) -> tuple[Any, ...]:
     meta = entry["meta"]
     own = json.dumps({name: meta[name] for name in _OWN if name in meta})
     common = json.dumps({name: value for name, value in meta.items() if name not in _OWN}, sort_keys=True)
@@ -316,7 +324,8 @@ def _row(db: sqlite3.Connection, number: int | None, entry: Content, invalid: in
     shared = db.execute("SELECT id FROM common WHERE meta = ?", (common,)).fetchone()[0]
     return (
         number, meta["episode_id"], meta["vehicle_id"], meta["driver_id"], meta["site_id"],
-        meta["action_source"], entry["start_ns"], entry["end_ns"], entry["records"], invalid,
+        meta["action_source"], entry["start_ns"], entry["end_ns"], entry["records"],
+        entry["invalid"] or 0,
         meta["window"] * len(meta["signals"]), layout_mark(meta), entry["file"], entry.get("digest", ""),
         shared, own,
     )  # fmt: skip
