@@ -24,8 +24,17 @@ from tspace_core.storage.pools.query import Query
 
 class TestAvroPool(PoolContract):
     @pytest.fixture
-    def opener(self, place: AnyPath) -> Opener:
-        return lambda: AvroPool(place)
+    def opener(self, tmp_path: Path) -> Opener:
+        return lambda: AvroPool(tmp_path)
+
+
+@pytest.mark.slow
+class TestAvroPoolInABucket(PoolContract):
+    """What differs from Parquet in a bucket is only how a file is written and read: rarely is enough."""
+
+    @pytest.fixture
+    def opener(self, s3_folder: str) -> Opener:
+        return lambda: AvroPool(s3_folder)
 
 
 def stored(tmp_path: Path) -> Path:
