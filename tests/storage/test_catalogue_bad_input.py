@@ -268,3 +268,46 @@ def test_a_folder_that_cannot_be_made_is_named(lake: Lake, tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="correct the rights of its folder"):
         Catalogue(tmp_path / "file" / "c.duckdb", lake).refresh()
+
+
+def test_a_refresh_without_anything_new_leaves_the_file_alone(lake: Lake, catalogue: Catalogue) -> None:
+    def written() -> tuple[int, int]:
+        seen = catalogue.path.stat()
+        return seen.st_ino, seen.st_mtime_ns
+
+    before = written()
+    done = catalogue.refresh()
+    assert (done.number, done.files, done.files_read, done.damaged) == (1, 4, 0, ())
+    assert written() == before
+    # Also what no row is read from is looked at: a view would stumble over it.
+    stray = tear_stray(lake)
+    ((place, what),) = catalogue.refresh().damaged
+    assert place == str(stray) and "move it away" in what
+    before = written()
+    assert catalogue.refresh().damaged == ((place, what),), "told again, though nothing was written"
+    assert written() == before
+    stray.unlink()
+    done = catalogue.refresh()
+    assert (done.number, done.damaged) == (3, ())
+    # Somebody could write into it: it is made anew, so that nobody is locked out.
+    catalogue.path.chmod(0o644)
+    assert catalogue.refresh().number == 4
+    assert catalogue.path.stat().st_mode & 0o222 == 0
+
+
+def test_records_of_a_day_are_found_without_opening_the_files_of_others(
+    lake: Lake, catalogue: Catalogue
+) -> None:
+    work.store(lake, 100)  # on the day after
+    catalogue.refresh()
+    days = "SELECT DISTINCT date FROM records ORDER BY date"
+    first, second = (str(day) for (day,) in catalogue.query(days).rows())
+    assert (first, second) == ("2026-01-05", "2026-01-06")
+    sql = "SELECT count(reward) FROM records WHERE vehicle = $vehicle AND date = $date"
+    for piece in Path(str(lake.root)).glob(f"episodes/*/date={second}/*.parquet"):
+        cut(piece)
+    found = catalogue.query(sql, {"vehicle": "twin_truck", "date": first}).item()
+    assert found == 2 * work.PIECES * work.RECORDS
+    assert catalogue.query(sql, {"vehicle": "nobody's", "date": second}).item() == 0
+    with pytest.raises(StorageError, match="cannot answer"):
+        catalogue.query(sql, {"vehicle": "twin_truck", "date": second})

@@ -8,7 +8,8 @@ frames         CAN frames, with vehicle, date and log
 signals        signals on the grid, with vehicle, date and log; columns that a vehicle lacks are null
 episodes       visible episodes: vehicle, driver, site, log, records, energy, distance, reward, times,
                local day and ISO week, how many records are invalid, flashed, clipped
-records        rows of the visible episodes, with their episode_id and file; `WHERE file = ...` reads one file
+records        rows of the visible episodes, with their episode_id; the files of others are not opened with
+               `WHERE vehicle = ... AND date = ...` (the log's folder) or `WHERE file = ...`
 losses         what did not become a record, by log and reason
 flashes        a flash a row: time, log, episode, rows, what it changed, outcome
 replay         versions of replay buffers
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspace_core.errors import StorageError
-from tspace_core.storage.catalogue_build import Refreshed, build
+from tspace_core.storage.catalogue_build import NothingNewError, Refreshed, build
 from tspace_core.storage.catalogue_lock import only_writer
 from tspace_core.storage.catalogue_queries import named_query
 from tspace_core.storage.catalogue_tables import CATALOGUE_VERSION
@@ -68,8 +69,9 @@ class Catalogue:
     def refresh(self, *, wait_s: float = WAIT_S) -> Refreshed:
         """Make the catalogue of what lies in the lake now; files that have not changed are not read again.
 
-        Where another process is at it, this waits. Where that one began after this was called, its result
-        serves this one, too.
+        Where nothing has changed at all, the catalogue stays as it is, and so does its number. Where another
+        process is at it, this waits. Where that one began after this was called, its result serves this one,
+        too.
 
         Args:
             wait_s: how long to wait for another writer.
@@ -181,19 +183,30 @@ class Catalogue:
         try:
             with atomic_write(self.path) as temporary:
                 try:
-                    done = build(self.lake, temporary, self.path if self.path.is_file() else None, begun_ns)
+                    old = self.path if self.path.is_file() else None
+                    done = build(self.lake, temporary, old, begun_ns, keep=self._untouched())
                 finally:
                     temporary.with_name(f"{temporary.name}.wal").unlink(missing_ok=True)
                 # Whoever opened it for writing would lock readers out.
                 temporary.chmod(0o444)
                 # A log of a file that is no longer there would be taken for the new one's.
-                self.path.with_name(f"{self.path.name}.wal").unlink(missing_ok=True)
+                self._log().unlink(missing_ok=True)
+        except NothingNewError as found:
+            return found.refreshed
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             raise self._unwritable(error) from error
         except duckdb.Error as error:
             message = f"the catalogue of {self.lake.root} cannot be made: {error}; please report it"
             raise StorageError(message) from error
         return done
+
+    def _untouched(self) -> bool:
+        """Whether the file is as a refresh left it; somebody may have opened it for writing."""
+        return self.path.is_file() and not self.path.stat().st_mode & 0o222 and not self._log().exists()
+
+    def _log(self) -> Path:
+        """Where DuckDB keeps what a writer has not written into the file yet."""
+        return self.path.with_name(f"{self.path.name}.wal")
 
     def _unwritable(self, error: Exception) -> StorageError:
         message = (

@@ -47,7 +47,7 @@ class Refreshed:
     """What a refresh did.
 
     Attributes:
-        number: counted over the refreshes of this file.
+        number: counted over the refreshes of this file that found something new.
         files: that rows are read from.
         files_read: of these, new or changed ones.
         damaged: files that cost their own rows, with what is wrong and what to do.
@@ -59,7 +59,15 @@ class Refreshed:
     damaged: tuple[tuple[str, str], ...]
 
 
-def build(lake: Lake, target: Path, old: Path | None, begun_ns: int) -> Refreshed:
+class NothingNewError(Exception):
+    """The catalogue before is as the new one would be."""
+
+    def __init__(self, refreshed: Refreshed) -> None:
+        super().__init__()
+        self.refreshed = refreshed
+
+
+def build(lake: Lake, target: Path, old: Path | None, begun_ns: int, *, keep: bool = False) -> Refreshed:
     """Make a catalogue at ``target``, which does not exist.
 
     Args:
@@ -67,8 +75,10 @@ def build(lake: Lake, target: Path, old: Path | None, begun_ns: int) -> Refreshe
         target: the new file.
         old: the catalogue before, if there is one; whatever it is, it is only read.
         begun_ns: when the refresh began, ns UTC.
+        keep: make nothing where the one before is as the new one would be.
 
     Raises:
+        NothingNewError: it would be as the one before; nothing was made.
         ObjectError: a bucket cannot be read.
         OSError: a folder cannot be read, or the file not be written.
         duckdb.Error: the file cannot be written.
@@ -82,6 +92,9 @@ def build(lake: Lake, target: Path, old: Path | None, begun_ns: int) -> Refreshe
         before = _attach_old(connection, lake, old)
         found = read_together(lake, lambda: _look(lake, before))
         seen, harm = found.seen, found.harm
+        # All files are as they were, and what else their rows depend on: so is what is damaged among them.
+        if keep and found.mark == before.mark and len(found.kept) == len(found.sources):
+            raise NothingNewError(Refreshed(before.number, len(found.sources), 0, before.damaged))
         connection.execute(f"ATTACH {quoted(str(target))} AS new")
         connection.execute("USE new")
         make_tables(connection, "new")
@@ -101,7 +114,7 @@ def build(lake: Lake, target: Path, old: Path | None, begun_ns: int) -> Refreshe
         stamps = [(source.path, source.stamp) for source in found.sources if source.path not in harm.sources]
         insert(connection, "new.sources", stamps)
         number, changed = before.number + 1, len(found.sources) - len(found.kept)
-        about = (CATALOGUE_VERSION, str(lake.root), __version__, begun_ns, number, changed)
+        about = (CATALOGUE_VERSION, str(lake.root), __version__, begun_ns, number, changed, found.mark)
         insert(connection, "new.about", [about])
         connection.execute("USE memory")
         connection.execute("DETACH new")  # what is still in the log gets into the file
@@ -121,8 +134,11 @@ class _Before:
     """What the catalogue before was made from: its number, stamps by source, episode files with sources."""
 
     number: int = 0
+    mark: str = ""
+    """Of all files; "" where another version of tspace made it."""
     stamps: Mapping[str, str] = field(default_factory=dict)
     episodes: Sequence[tuple[str, str]] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,7 @@ class _Found:
     """One look at the lake: all sources, those whose rows are kept, and what the others hold."""
 
     seen: Seen
+    mark: str
     sources: list[Source]
     kept: set[str]
     read: list[tuple[str, Rows]]
@@ -138,11 +155,12 @@ class _Found:
 
 def _look(lake: Lake, before: _Before) -> _Found:
     seen, harm = Seen(lake), _Harm()
+    mark = seen.mark()  # before anything is read: what changes meanwhile differs from it the next time
     sources = seen.sources()
     gone = {source for path, source in before.episodes if path not in seen.areas["episodes"]}
     kept = {source.path for source in sources if before.stamps.get(source.path) == source.stamp} - gone
     changed = [source for source in sources if source.path not in kept]
-    return _Found(seen, sources, kept, _read_all(lake, changed, harm), harm)
+    return _Found(seen, mark, sources, kept, _read_all(lake, changed, harm), harm)
 
 
 def _attach_old(connection: "duckdb.DuckDBPyConnection", lake: Lake, old: Path | None) -> _Before:
@@ -153,11 +171,15 @@ def _attach_old(connection: "duckdb.DuckDBPyConnection", lake: Lake, old: Path |
         return _Before()
     try:
         connection.execute(f"ATTACH {quoted(str(old))} AS old (READ_ONLY)")
-        about = connection.execute("SELECT version, lake, refresh FROM old.about").fetchall()
+        sql = "SELECT version, lake, refresh, software_version, seen FROM old.about"
+        about = connection.execute(sql).fetchall()
         if [row[:2] for row in about] != [(CATALOGUE_VERSION, str(lake.root))]:
             return _Before()
+        ((_, _, number, software, seen),) = about
         paths = connection.execute("SELECT path, source_file FROM old.episodes").fetchall()
-        return _Before(int(about[0][2]), stamps_of(connection, "old"), paths)
+        damaged = connection.execute("FROM old.damaged ORDER BY ALL").fetchall()
+        mark = str(seen) if software == __version__ else ""
+        return _Before(int(number), mark, stamps_of(connection, "old"), paths, tuple(damaged))
     except duckdb.Error:
         return _Before()  # not one of ours, or damaged: it is derived, so it is made anew from all files
 

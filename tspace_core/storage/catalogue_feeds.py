@@ -4,6 +4,7 @@ Reading is a function of one file. What it cannot make sense of it says by a ``S
 then listed in the table ``damaged``, costs only its own rows, and is looked at again the next time.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,6 +54,14 @@ class Seen:
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
         self.areas: dict[str, Area] = {area: list_area(lake.root / area) for area in _LISTED}
+
+    def mark(self) -> str:
+        """Changes when any file of the lake that the catalogue looks at comes, goes or changes."""
+        digest = hashlib.sha256()
+        for area in self.areas.values():
+            for listed in area.values():
+                digest.update(f"{listed.path}\0{listed.stamp}\0".encode())
+        return digest.hexdigest()
 
     def logs(self) -> tuple[list[Row], list[Row]]:
         """Rows of ``logs``, and of ``damaged`` for what lies in ``raw`` and is no log."""

@@ -30,10 +30,13 @@ class Listed:
 
     @property
     def stamp(self) -> str:
-        """Changes when the file is replaced; looks at a file on a disk."""
+        """Changes when the file is replaced; looks at a file on a disk, which may be gone by then."""
         if isinstance(self.found, ObjectInfo):
             return self.found.etag
-        seen = self.found.stat()
+        try:
+            seen = self.found.stat()
+        except FileNotFoundError:
+            return "gone"
         # A file replaced within one tick of the clock has another inode.
         return f"{seen.st_mtime_ns}-{seen.st_size}-{seen.st_ino}"
 

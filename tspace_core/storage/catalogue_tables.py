@@ -51,7 +51,7 @@ OTHERS: dict[str, str] = {
     "sources": "path VARCHAR, stamp VARCHAR",
     "about": (
         "version VARCHAR, lake VARCHAR, software_version VARCHAR, begun_ns BIGINT, refresh BIGINT, "
-        "files_read BIGINT"
+        "files_read BIGINT, seen VARCHAR"
     ),
 }
 """Tables that are written anew each time."""

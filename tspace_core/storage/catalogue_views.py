@@ -25,7 +25,7 @@ _EMPTY = {
     ),
     "records": (
         "time TIMESTAMPTZ, first_row INTEGER, reward FLOAT, flags UTINYINT, time_ns BIGINT, state FLOAT[], "
-        "action FLOAT[], episode_id VARCHAR, file VARCHAR"
+        "action FLOAT[], vehicle VARCHAR, date DATE, episode_id VARCHAR, file VARCHAR"
     ),
     "policy_actions": (
         "time TIMESTAMPTZ, episode_id VARCHAR, record INTEGER, first_row INTEGER, action FLOAT[], "
@@ -51,10 +51,10 @@ _OVER_FILES = {
     ),
     # The join keeps out files that no manifest names. Parquet lists have no length, so states may differ.
     "records": (
-        f"SELECT r.* EXCLUDE (filename, state, action) REPLACE (r.{_INSTANT}), epoch_ns(r.time) AS time_ns, "
-        "r.state::FLOAT[] AS state, r.action::FLOAT[] AS action, e.episode_id, r.filename AS file FROM "
-        "read_parquet({files}, filename = true, hive_partitioning = false) r "
-        "JOIN episodes e ON e.path = r.filename"
+        f"SELECT r.* EXCLUDE (filename, state, action, vehicle, date) REPLACE (r.{_INSTANT}), "
+        "epoch_ns(r.time) AS time_ns, r.state::FLOAT[] AS state, r.action::FLOAT[] AS action, r.vehicle, "
+        "r.date, e.episode_id, r.filename AS file FROM "
+        f"read_parquet({{files}}, filename = true, {_PARTITIONS}) r JOIN episodes e ON e.path = r.filename"
     ),
     "policy_actions": (
         "SELECT time::TIMESTAMPTZ AS time, episode_id, record, first_row, action, torque, q_proposal, "

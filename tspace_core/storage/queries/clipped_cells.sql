@@ -29,7 +29,7 @@ acted AS (
     JOIN episodes e USING (episode_id)
     JOIN axes a ON a.vehicle = e.vehicle
     WHERE r.reward IS NOT NULL AND r.flags & 1 = 0
-      AND ($vehicle::VARCHAR IS NULL OR e.vehicle = $vehicle::VARCHAR)
+      AND ($vehicle::VARCHAR IS NULL OR r.vehicle = $vehicle::VARCHAR)
       AND ($source::VARCHAR IS NULL OR e.action_source = $source::VARCHAR)
 ),
 covering AS (
