@@ -33,7 +33,8 @@ def measure(folder: Path, rows: int, batch: int) -> list[Result]:
         return []
     place = folder / "larger"
     limit = rows * 640 // 2
-    subprocess.run([sys.executable, __file__, "build", str(place), str(rows), "0"], check=True)
+    command = [sys.executable, __file__, "build", str(place), str(rows), "0"]
+    subprocess.run(command, check=True, stdout=sys.stderr)  # torchrl logs there
     results, found = [], dict[tuple[str, str], float]()
     for subject in SUBJECTS:
         drop_pages(place)
