@@ -51,6 +51,8 @@ QUERIES = [
     Query(valid=True, after=at(1), before=at(1, 15), vehicles=("v1",)),
     Query(valid=False, after=at(1, 3)),
     Query(vehicles=("unknown",)),
+    Query(vehicles=("..", "*", "a/b", "a\0b", "$ne", "", "a" * 5000)),
+    Query(episodes=("", "#", "v1/..#1", "v1/../x/y#1", f"{'a' * 5000}/2026-03-01/log#1", "v1/a\0/log#1")),
     Query(vehicles=("v2",), drivers=("d1",), started_from=at(2), length_from=7, valid=True),
 ]
 

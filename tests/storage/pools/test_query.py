@@ -49,6 +49,7 @@ def test_instants_need_a_zone_and_are_the_same_in_every_zone() -> None:
         {"length_from": 3, "length_to": 2},
         {"length_from": 0},
         {"vehicle": ("a",)},
+        {"drivers": ("a", "\udcff")},
     ],
 )
 def test_a_query_that_cannot_be_meant_is_refused(fields: dict[str, object]) -> None:

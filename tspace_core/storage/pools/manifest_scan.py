@@ -14,6 +14,7 @@ from tspace_core.storage.pools.query import Query
 
 _YOUNG_NS = 1_000_000_000
 """What was changed within this time of a look is looked at again: times of files come in ticks, ns."""
+_NAME_BYTES = 255 - len("vehicle=")
 Place = tuple[str, str]
 """Folder of a manifest below the pool's, and its name."""
 
@@ -96,12 +97,17 @@ def scope_of(query: Query) -> list[str] | None:
         folders = set()
         for name in query.episodes:
             parts = name.rpartition("#")[0].split("/")
-            if len(parts) == 3 and all(parts) and "\0" not in name:
+            if len(parts) == 3 and _is_name(parts[0]) and _is_name(parts[1]):
                 folders.add(f"vehicle={parts[0]}/date={parts[1]}/")
         return sorted(folders)
     if query.vehicles:
-        return sorted({f"vehicle={name}/" for name in query.vehicles if name and not set(name) & {"/", "\0"}})
+        return sorted({f"vehicle={name}/" for name in query.vehicles if _is_name(name)})
     return None
+
+
+def _is_name(name: str) -> bool:
+    """Whether there may be a folder of this name; file systems know none of more than 255 bytes."""
+    return 0 < len(name.encode()) <= _NAME_BYTES and not set(name) & {"/", "\0"}
 
 
 def _stamp(found: os.stat_result, now: int) -> str:

@@ -58,6 +58,19 @@ class Query(ConfigModel):
                 raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for field in ("vehicles", "drivers", "sites", "agents", "episodes"):
+            for name in getattr(self, field):
+                try:
+                    name.encode()
+                except UnicodeEncodeError:
+                    message = (
+                        f"{field} holds {name!a}, which is no text in UTF-8: give the name as it is stored"
+                    )
+                    raise ValueError(message) from None
+        return self
+
     @property
     def everything(self) -> bool:
         """Whether no field narrows."""
