@@ -1,9 +1,10 @@
 """The contract of every store of episodes: Parquet lake, Avro files, MongoDB."""
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from tspace_core.storage.pools.query import ALL, Query
 from tspace_core.storage.replay import ReplayBatch
 from tspace_core.storage.replay_sequences import SequenceBatch
 
+T = TypeVar("T")
 _PLANS = 4
 """Index plans kept: a training loop samples by one or two queries."""
 _LOOKS = 5
@@ -51,6 +53,7 @@ class Pool(ABC):
 
     def __init__(self) -> None:
         self._plans: dict[tuple[Query, Hashable], sampling.Plan] = {}
+        self._keeping = threading.Lock()
 
     # What a kind of pool implements
 
@@ -164,16 +167,11 @@ class Pool(ABC):
         """
         sampling.require_positive(size=size)
         numbers = generator.random(size)
-        for look in range(_LOOKS):
-            try:
-                return sampling.records(
-                    self._plan(query), numbers, self._positions_of(query), self._rows, self._read_ahead
-                )
-            except GoneError:
-                if look == _LOOKS - 1:
-                    raise
-                self._plans.clear()
-        raise AssertionError
+        return self._drawn(
+            lambda: sampling.records(
+                self._plan(query), numbers, self._positions_of(query), self._rows, self._read_ahead
+            )
+        )
 
     def sample_sequences(
         self, size: int, length: int, generator: np.random.Generator, query: Query = ALL
@@ -191,21 +189,11 @@ class Pool(ABC):
         """
         sampling.require_positive(size=size, length=length)
         numbers = generator.random(size)
-        for look in range(_LOOKS):
-            try:
-                return sampling.sequences(
-                    self._plan(query),
-                    numbers,
-                    length,
-                    self._positions_of(query),
-                    self._rows,
-                    self._read_ahead,
-                )
-            except GoneError:
-                if look == _LOOKS - 1:
-                    raise
-                self._plans.clear()
-        raise AssertionError
+        return self._drawn(
+            lambda: sampling.sequences(
+                self._plan(query), numbers, length, self._positions_of(query), self._rows, self._read_ahead
+            )
+        )
 
     def delete(self, query: Query, *, everything: bool = False) -> int:
         """Delete the episodes with a matching record, whole.
@@ -252,15 +240,26 @@ class Pool(ABC):
         except GoneError:
             return 0
 
+    def _drawn(self, draw: Callable[[], T]) -> T:
+        """Draw; again by a new plan, where an episode has been deleted since it was found."""
+        for _ in range(_LOOKS - 1):
+            try:
+                return draw()
+            except GoneError:
+                with self._keeping:
+                    self._plans.clear()
+        return draw()
+
     def _plan(self, query: Query) -> sampling.Plan:
         version = self._version(query)
         plan = self._plans.get((query, version)) if version is not None else None
         if plan is None:
             plan = sampling.make_plan(str(self), query, [pair for pair in self._matching(query) if pair[1]])
-            while len(self._plans) >= _PLANS:
-                self._plans.pop(next(iter(self._plans)))
             if version is not None:
-                self._plans[query, version] = plan
+                with self._keeping:
+                    while len(self._plans) >= _PLANS:
+                        self._plans.pop(next(iter(self._plans)))
+                    self._plans[query, version] = plan
         return plan
 
     def _positions_of(self, query: Query) -> sampling.Positions:

@@ -44,14 +44,6 @@ Ahead = Callable[[list[tuple[Entry, NDArray[np.int64]]]], object]
 """Is told all that a draw is going to read, before it does."""
 
 
-class Run(NamedTuple):
-    """Successive matching records of one episode."""
-
-    entry: int
-    first: int
-    length: int
-
-
 @dataclass
 class Plan:
     """Which episodes match, in order, and how many matching records each has."""
@@ -60,7 +52,8 @@ class Plan:
     counts: NDArray[np.int64]
     query: Query
     positions: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    runs: list[Run] | None = None
+    runs: NDArray[np.int64] | None = None
+    """(runs, 3): entry, first record and length of each run of successive matching records."""
 
     @property
     def ends(self) -> NDArray[np.int64]:
@@ -204,7 +197,7 @@ def sequences(
     """
     if plan.runs is None:
         plan.runs = _runs(plan, positions)
-    lengths = np.array([run.length for run in plan.runs], np.int64)
+    lengths = plan.runs[:, 2]
     beginnings = np.maximum(1, lengths - length + 1)
     ends = np.cumsum(beginnings)
     drawn = (numbers * ends[-1]).astype(np.int64)
@@ -220,11 +213,11 @@ def sequences(
         first_rows=np.zeros((size, length), np.float32),
         memory=None,
     )
-    owners = np.array([plan.runs[run].entry for run in chosen])
+    owners = plan.runs[chosen, 0]
     drawn_of = []
     for owner in np.unique(owners):
         entry, places = plan.entries[owner], np.flatnonzero(owners == owner)
-        firsts = np.array([plan.runs[chosen[place]].first for place in places]) + offsets[places]
+        firsts = plan.runs[chosen[places], 1] + offsets[places]
         counts = np.minimum(length, lengths[chosen[places]])
         ranges = [np.arange(first, first + count + 1) for first, count in zip(firsts, counts, strict=True)]
         drawn_of.append((entry, places, ranges, counts, np.unique(np.concatenate(ranges))))
@@ -249,16 +242,16 @@ def _positions(plan: Plan, entry: Entry, positions: Positions) -> NDArray[np.int
     return plan.positions[entry.episode_id]
 
 
-def _runs(plan: Plan, positions: Positions) -> list[Run]:
-    runs = []
+def _runs(plan: Plan, positions: Positions) -> NDArray[np.int64]:
+    runs: list[tuple[int, int, int]] = []
     for owner, entry in enumerate(plan.entries):
         if plan.counts[owner] == entry.records:
-            runs.append(Run(owner, 0, entry.records))
+            runs.append((owner, 0, entry.records))
             continue
         found = _positions(plan, entry, positions)
         parts = np.split(found, np.flatnonzero(np.diff(found) != 1) + 1)
-        runs.extend(Run(owner, int(part[0]), len(part)) for part in parts)
-    return runs
+        runs.extend((owner, int(part[0]), len(part)) for part in parts)
+    return np.array(runs, np.int64)
 
 
 def _terminal(entry: Entry) -> bool:
