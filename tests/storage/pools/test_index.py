@@ -84,7 +84,7 @@ def test_threads_share_one_pool(tmp_path: Path) -> None:
     with ParquetPool(tmp_path) as pool, ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda number: pool.store([episode(number, 2)]), range(8)))
         assert set(threads.map(lambda _: pool.count().episodes, range(8))) == {8}
-        queries = [Query(after=at(0, second)) for second in range(6)]  # more than a pool keeps plans of
+        queries = [Query(after=at(0, half / 2)) for half in range(6)]  # more than a pool keeps plans of
 
         def draw(number: int) -> list[float]:
             batch = pool.sample(9, np.random.default_rng(number), queries[number % 6])
