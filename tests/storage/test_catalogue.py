@@ -130,6 +130,49 @@ def test_it_cannot_be_written_by_a_query(tmp_path: Path, fresh: Lake) -> None:
     assert found.query("SELECT count(*) FROM logs").item() == 0
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COPY (SELECT 1) TO '{folder}/x'",
+        "COPY (PIVOT (SELECT 1 AS a) ON a USING count(*)) TO '{folder}/x'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{folder}/x'",
+        "/* a */ EXPLAIN (ANALYZE, FORMAT json) COPY (SELECT 1) TO '{folder}/x'",
+        "CREATE TABLE t AS PIVOT (SELECT 1 AS a) ON a USING count(*)",
+        "ATTACH '{folder}/x'",
+        "SELECT 1; COPY (SELECT 1) TO '{folder}/x'",
+        "EXPORT DATABASE '{folder}/x'",
+        "SET threads = 1",
+        "-- nothing is asked",
+    ],
+)
+def test_a_statement_that_does_more_than_ask_is_refused(tmp_path: Path, fresh: Lake, sql: str) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
+    with pytest.raises(StorageError, match="read-only; ask one question"):
+        found.query(sql.format(folder=tmp_path))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM logs", "SHOW TABLES", "DESCRIBE logs", "SUMMARIZE logs", "WITH a AS (FROM logs) FROM a;",
+        "EXPLAIN ANALYZE FROM logs", "PIVOT (SELECT 1 AS a) ON a USING count(*)", "VALUES (1)",
+    ],
+)  # fmt: skip
+def test_every_kind_of_question_is_answered(tmp_path: Path, fresh: Lake, sql: str) -> None:
+    assert Catalogue(tmp_path / "c.duckdb", fresh).query(sql).width >= 1
+
+
+def test_what_was_asked_is_told_with_its_parameters(tmp_path: Path, fresh: Lake) -> None:
+    found = Catalogue(tmp_path / "c.duckdb", fresh)
+    with pytest.raises(
+        StorageError, match=r"answer 'SELECT kind.* with \{'days': 'x'\}: .*string 'x' to DOUBLE"
+    ):
+        found.named("quarantine_by_reason", {"days": "x"})
+    with pytest.raises(StorageError, match=r"a type that polars lacks .*cast it in the statement"):
+        found.query("SELECT INTERVAL 1 MONTH")
+
+
 def test_a_damaged_file_costs_only_itself_and_is_named_with_what_to_do(tmp_path: Path, fresh: Lake) -> None:
     for second, name in enumerate(("a.log", "b.log"), start=1_767_600_000):
         raw = store_raw(fresh, candump(tmp_path / name, stamps=[float(second)]), twin())

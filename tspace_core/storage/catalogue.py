@@ -27,6 +27,7 @@ refresh. The file is derived: one that is damaged, foreign or of another version
 machine, also where the lake is a bucket: ``query`` can read its views then, DuckDB alone cannot.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from tspace_core.errors import StorageError
 from tspace_core.storage.catalogue_build import NothingNewError, Refreshed, build
 from tspace_core.storage.catalogue_lock import only_writer
-from tspace_core.storage.catalogue_queries import named_query
+from tspace_core.storage.catalogue_queries import named_query, reads_only
 from tspace_core.storage.catalogue_tables import CATALOGUE_VERSION
 from tspace_core.storage.catalogue_views import quoted
 from tspace_core.storage.duckdb_files import let_read
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 WAIT_S = 120.0
 """How long a refresh waits for another one that is under way, s."""
 
+_COMMENT = re.compile(r"\A(?:\s*--[^\n]*\n)+")
 _SHOWN = 300
 """Characters of a statement that a message repeats."""
 
@@ -98,18 +100,30 @@ class Catalogue:
             parameters: their values.
 
         Raises:
-            StorageError: if the statement is wrong, with DuckDB's words, or a file cannot be read.
+            StorageError: if the statement is wrong, with DuckDB's words, is more than one or would write, a
+                file cannot be read, or polars has no type for a column of the answer.
         """
         import duckdb
         import polars as pl
 
         with self.reading() as connection:
             try:
+                if not reads_only(connection, sql):
+                    message = (
+                        "the catalogue is read-only; ask one question, as SELECT, FROM, SHOW, DESCRIBE, "
+                        "SUMMARIZE or EXPLAIN"
+                    )
+                    raise ValueError(message)  # noqa: TRY301
                 relation = connection.sql(sql, params=dict(parameters or {}) or None)
                 return pl.DataFrame() if relation is None else pl.DataFrame(relation.pl())
-            except (duckdb.Error, OSError) as error:
-                asked = sql if len(sql) < _SHOWN else f"{sql[:_SHOWN]}..."
-                message = f"the catalogue {self.path} cannot answer {asked!r}: {error}"
+            except (duckdb.Error, OSError, ValueError) as error:
+                message = f"the catalogue {self.path} cannot answer {_told(sql, parameters)}: {error}"
+                raise StorageError(message) from error
+            except pl.exceptions.PolarsError as error:
+                message = (
+                    f"the answer to {_told(sql, parameters)} has a column of a type that polars lacks "
+                    f"({error}): cast it in the statement, as with column::VARCHAR"
+                )
                 raise StorageError(message) from error
 
     def named(self, name: str, parameters: Mapping[str, str | None] | None = None) -> "pl.DataFrame":
@@ -226,6 +240,14 @@ def prepare(connection: "duckdb.DuckDBPyConnection", lake: Lake) -> None:
     """
     connection.execute("SET TimeZone = 'UTC'")
     let_read(connection, lake.root)
+
+
+def _told(sql: str, parameters: Mapping[str, Any] | None) -> str:
+    """A statement without the comment it begins with, and what was given for its parameters."""
+    text = _COMMENT.sub("", sql)
+    text = repr(text if len(text) < _SHOWN else f"{text[:_SHOWN]}...")
+    given = {name: value for name, value in (parameters or {}).items() if value is not None}
+    return f"{text} with {given}" if given else text
 
 
 class _OtherVersionError(Exception):

@@ -19,10 +19,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tspace_core.errors import StorageError, UnknownNameError
 
+if TYPE_CHECKING:
+    import duckdb
+
 _FOLDER = Path(__file__).parent / "queries"
+_LEAD = r"\A(?:\s|--[^\n]*\n|/\*.*?\*/|\()*"
+_EXPLAIN = re.compile(_LEAD + r"EXPLAIN\b(?:\s*\([^)]*\)|\s+ANALY[SZ]E\b)?", re.IGNORECASE | re.DOTALL)
+_ASKS = re.compile(_LEAD + r"(?:PIVOT|PIVOT_WIDER|UNPIVOT|SELECT|FROM|WITH)\b", re.IGNORECASE | re.DOTALL)
 _PARAMETER = re.compile(r"(?P<name>\w+) = (?P<default>\S+): (?P<text>.+)")
 _COLUMN = re.compile(r"(?P<name>\w+)(?: \[(?P<unit>[^]]+)\])?: (?P<text>.+)")
 
@@ -147,6 +154,25 @@ def parse_query(name: str, sql: str) -> NamedQuery:
         message = f"query {name} begins with no comment that says what it answers and with which columns"
         raise StorageError(message)
     return NamedQuery(name, title, "\n".join(prose).strip(), tuple(parameters), tuple(columns), sql)
+
+
+def reads_only(connection: "duckdb.DuckDBPyConnection", sql: str) -> bool:
+    """Whether a text is one statement that only asks: none that writes files, databases or settings.
+
+    Raises:
+        duckdb.Error: it is no SQL.
+    """
+    import duckdb
+
+    found = connection.extract_statements(sql)
+    if len(found) != 1:
+        return False
+    kind, text = found[0].type, found[0].query
+    if kind == duckdb.StatementType.EXPLAIN:  # with ANALYZE it is also done
+        return reads_only(connection, _EXPLAIN.sub("", text))
+    # A PIVOT becomes several statements, also inside of one that writes.
+    pivot = kind == duckdb.StatementType.MULTI and _ASKS.match(text) is not None
+    return pivot or kind == duckdb.StatementType.SELECT
 
 
 def _listed(names: Mapping[str, object] | list[str]) -> str:
