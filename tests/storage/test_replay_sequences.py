@@ -121,6 +121,9 @@ def test_picked_sequences_begin_where_they_are_asked_to(tmp_path: Path) -> None:
         replay.pick_sequences(np.array([10]), 3)
     with pytest.raises(IndexError, match="records -1 to 3 asked for"):
         replay.pick(np.array([-1, 3]))
+    for steps in (0, -1):
+        with pytest.raises(StorageError, match="a sequence has at least 1"):
+            replay.pick_sequences(np.array([0]), steps)
 
 
 @pytest.mark.parametrize("wrong", [{"length": 0}, {"length": 3, "burn_in": -1}, {"length": 3, "stride": 0}])

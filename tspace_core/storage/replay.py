@@ -261,7 +261,8 @@ class Replay:
             batch: Number of sequences.
             length: Records to learn from in each.
             generator: Its state decides the draw: equal state, equal batch.
-            burn_in: Records before those, only to bring a recurrent state up to date.
+            burn_in: Records before those, only to bring a recurrent state up to date. An episode of no more
+                records than this has none to learn from, see ``SequenceBatch.mask``.
             stride: Sequences of an episode begin at every ``stride`` records, and one ends with it. 1: at
                 every record; half of ``burn_in + length``: they overlap by half (R2D2, Kapturowski et al.
                 2019).
@@ -291,7 +292,11 @@ class Replay:
 
         Raises:
             IndexError: there is no record of such a number.
+            StorageError: fewer than one step is asked for.
         """
+        if steps < 1:
+            message = f"sequences of {steps} steps: a sequence has at least 1"
+            raise StorageError(message)
         numbers = self._index.begin + self._checked(records)
         table = self._index.table
         episodes = np.searchsorted(table[:, END], numbers, side="right")
