@@ -211,6 +211,10 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
     folder = tmp_path / "r" / "growing"
     with pytest.raises(StorageError, match="a segment of 33 rows; give a power of two"):
         ReplayAppender(folder, capacity_rows=40, segment_rows=33)
+    with pytest.raises(StorageError, match="a segment of 0 rows; give a power of two"):
+        ReplayAppender(folder, capacity_rows=40, segment_rows=0)
+    with pytest.raises(StorageError, match="recurrent states of -1 numbers; give 0"):
+        ReplayAppender(folder, capacity_rows=40, memory_dim=-1)
     with pytest.raises(StorageError, match="capacity is 1 rows"):
         ReplayAppender(folder, capacity_rows=1)
     with ReplayAppender(folder, capacity_rows=40, segment_rows=32) as appender:

@@ -121,6 +121,9 @@ def test_picked_sequences_begin_where_they_are_asked_to(tmp_path: Path) -> None:
         replay.pick_sequences(np.array([10]), 3)
     with pytest.raises(IndexError, match="records -1 to 3 asked for"):
         replay.pick(np.array([-1, 3]))
+    for wrong in (np.array([1.7]), np.array([True, False]), np.array([[1, 2], [3, 4]])):
+        with pytest.raises(IndexError, match="give whole numbers in one row"):
+            replay.pick(wrong)
     for steps in (0, -1):
         with pytest.raises(StorageError, match="a sequence has at least 1"):
             replay.pick_sequences(np.array([0]), steps)

@@ -331,7 +331,11 @@ class Replay:
             raise StorageError(message)
 
     def _checked(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
-        numbers = np.asarray(records, np.int64)
+        given = np.asarray(records)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            message = f"records are asked for by {given.dtype}{given.shape}, give whole numbers in one row"
+            raise IndexError(message)
+        numbers = given.astype(np.int64)
         if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
             message = f"records {numbers.min()} to {numbers.max()} asked for, there are 0 to {len(self) - 1}"
             raise IndexError(message)

@@ -105,10 +105,13 @@ class ReplayAppender:
         if capacity_rows < 2:
             message = f"{directory}: capacity is {capacity_rows} rows, one record takes 2; give a larger one"
             raise StorageError(message)
+        if memory_dim < 0:
+            message = f"{directory}: recurrent states of {memory_dim} numbers; give 0 to keep none"
+            raise StorageError(message)
         self.directory = directory
         self.capacity_rows = capacity_rows
         self.memory_dim = memory_dim
-        self._segment_rows = segment_rows or _segment_rows(capacity_rows)
+        self._segment_rows = _segment_rows(capacity_rows) if segment_rows is None else segment_rows
         if self._segment_rows < 2 or self._segment_rows & (self._segment_rows - 1):
             message = f"{directory}: a segment of {segment_rows} rows; give a power of two, at least 2"
             raise StorageError(message)
