@@ -1,6 +1,7 @@
 """MongoDB pools with servers that die, refuse or answer too late: nothing half stored, and a clear error."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -196,6 +197,21 @@ def test_a_server_killed_in_mid_write_loses_nothing_that_was_stored(own_mongo_se
         assert "did not finish" in done[0]
         assert documents(server, "fleet") == {"episodes": 3, "records": 12, "writing": 0}
         assert pool.store(episode(number, 2, vehicle="v2") for number in range(70)) == 70
+
+
+def test_what_a_writer_of_an_earlier_version_left_is_swept(
+    mongo_server: MongoServer, mongo_database: str
+) -> None:
+    """Its sign of life is a date."""
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    left = {"_id": "killed", "kind": "store", "begun": long_ago, "alive": long_ago, "by": "host:1"}
+    with MongoPool(mongo_database, mongo_server.uri) as pool, mongo_server.client() as client:
+        pool.store(FIRST)
+        client[mongo_database]["writing"].insert_one(left)
+        assert [one.batch for one in pool.leftovers()] == ["killed"]
+        assert len(pool.sweep()) == 1
+        assert pool.leftovers(0) == []
+        assert len(whole(pool)) == 1
 
 
 def test_a_server_that_is_not_there_is_said_so_within_seconds(mongo_server: MongoServer) -> None:

@@ -148,7 +148,7 @@ class Commits:
     def leftovers(self) -> list[Leftover]:
         """Calls that are at work, or whose process was killed."""
         found = self._writing.find({}).sort([("_id", 1)])
-        return [Leftover(item["_id"], item["kind"], _instant(item["alive_ns"]), item["by"]) for item in found]
+        return [Leftover(item["_id"], item["kind"], _heard_of(item), item["by"]) for item in found]
 
 
 class VoidedError(Exception):
@@ -175,6 +175,14 @@ class Alive:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _heard_of(document: dict[str, Any]) -> datetime:
+    """The last sign of life; earlier versions of tspace kept it as a date."""
+    if "alive_ns" in document:
+        return _instant(document["alive_ns"])
+    alive: datetime = document["alive"]
+    return alive if alive.tzinfo else alive.replace(tzinfo=UTC)
 
 
 def _instant(ns: int) -> datetime:
