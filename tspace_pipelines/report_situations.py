@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core.config import Vehicle
-from tspace_core.errors import StorageError
+from tspace_core.config import FLASHED_ROWS, Vehicle
+from tspace_core.errors import StorageError, TspaceError
 from tspace_core.evaluation.sections import SituationLine, SituationsSection
 from tspace_core.objects.path import AnyPath
 from tspace_core.storage.lake import Lake
@@ -37,8 +37,8 @@ def situations_section(lake: Lake, vehicle: Vehicle, checkpoint: AnyPath) -> Sit
         checkpoint: of the agent.
 
     Returns:
-        None where there are no vectors. Where they cannot be read, a section that says so: a report on an
-        agent does not fail for it.
+        None where there are no vectors. Where they or their episodes cannot be read, a section that says so:
+        a report on an agent does not fail for it.
     """
     from tspace_core.storage.embeddings import EmbeddingTable
 
@@ -48,7 +48,7 @@ def situations_section(lake: Lake, vehicle: Vehicle, checkpoint: AnyPath) -> Sit
         if state is None or not state.rows:
             return None
         return _section(lake, vehicle, checkpoint, table)
-    except StorageError as error:
+    except (TspaceError, OSError) as error:
         return SituationsSection(note=f"The recorded situations could not be searched: {error}")
 
 
@@ -102,30 +102,50 @@ def _section(
 def _largest_changes(
     vehicle: Vehicle, checkpoint: AnyPath, table: "EmbeddingTable", episodes: "list[Listed]"
 ) -> list[tuple[str, int, NDArray[np.float32], float]]:
-    """Episode, record, vector and mean absolute change in Nm of situations that differ from each other."""
+    """Episode, record, vector and mean absolute change in Nm of situations that differ from each other.
+
+    The change is that of the flashed rows: what the limits cut off would not be driven.
+
+    Raises:
+        StorageError: an episode has another number of vectors than records.
+    """
     from tspace_core.agents import DDPG
     from tspace_core.storage import episodes_table
 
-    agent = DDPG.load(checkpoint, mode="infer")
+    agent, default, limits = DDPG.load(checkpoint, mode="infer"), vehicle.default_map(), vehicle.torque_map
+    sampling = vehicle.sampling
     stride = -(-len(episodes) // LOOKED_AT) or 1
     places: list[tuple[str, int]] = []
     changes, vectors = [], []
     for item in episodes[::stride]:
         episode = episodes_table.read(item.path)
-        if episode.state_dim != vehicle.sampling.window * len(vehicle.sampling.signals):
+        if (episode.meta.window, episode.meta.signals) != (sampling.window, sampling.signals):
             continue
+        known = table.vectors(item.episode_id)
+        if len(known) != len(episode):
+            message = (
+                f"{table.pointer}: {len(known)} vectors of {item.episode_id}, which has {len(episode)} "
+                f"records: delete it, then `tspace embed --vehicle {vehicle.id}`"
+            )
+            raise StorageError(message)
+        states = np.ascontiguousarray(episode.states[:-1])
+        speed = states.reshape(len(states), sampling.window, -1)[:, :, sampling.signals.index("velocity")]
+        rows = default.first_row(speed.max(axis=1))
+        torque, _ = default.flashed_rows(
+            agent.predict(states), rows, budget_nm=limits.budget_nm, upper_factor=limits.upper_factor
+        )
+        change = np.abs(torque - default.table[rows[:, None] + np.arange(FLASHED_ROWS)])
         places += [(item.episode_id, k) for k in range(len(episode))]
-        chosen = agent.predict(np.ascontiguousarray(episode.states[:-1]))
-        changes.append(np.abs(chosen).mean(axis=1, dtype=np.float64) * vehicle.torque_map.budget_nm)
-        vectors.append(table.vectors(item.episode_id))
+        changes.append(change.mean(axis=(1, 2), dtype=np.float64))
+        vectors.append(known)
     if not places:
         return []
-    change, vector = np.concatenate(changes), np.concatenate(vectors)
+    by_place, vector = np.concatenate(changes), np.concatenate(vectors)
     free = np.ones(len(places), np.bool_)
     found: list[tuple[str, int, NDArray[np.float32], float]] = []
     while len(found) < SITUATIONS and free.any():
-        best = int(np.where(free, change, -1.0).argmax())
-        found.append((*places[best], vector[best], float(change[best])))
+        best = int(np.where(free, by_place, -1.0).argmax())
+        found.append((*places[best], vector[best], float(by_place[best])))
         free &= 1.0 - vector @ vector[best] > APART
     return found
 

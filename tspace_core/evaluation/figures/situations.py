@@ -18,6 +18,10 @@ from tspace_core.evaluation.figures.style import (
     style,
 )
 
+_TICK_S = 5.0
+_BETWEEN = 0.12
+"""Room between stretches, as a share of their length."""
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -68,7 +72,10 @@ def situation_projection(vectors: NDArray[np.float32], speed_kmh: NDArray[np.flo
 
 
 def situation_strips(strips: Sequence[Strip], name: str, caption: str) -> Picture:
-    """Small charts side by side, speed above pedal, on common scales; the window compared is shaded.
+    """Stretches of drives side by side, speed above pedal; the window compared is shaded.
+
+    For pages only: it has no PNG. All stretches are drawn into one pair of axes, one after the other along
+    the time: eight axes a picture would cost a report more than everything else in it.
 
     Args:
         strips: the situation asked about first, then those like it.
@@ -79,20 +86,30 @@ def situation_strips(strips: Sequence[Strip], name: str, caption: str) -> Pictur
     top = max(10.0, 1.1 * float(np.nanmax(speeds)) if np.isfinite(speeds).any() else 10.0)
     with style():
         figure = new_figure(8.0, 2.5)
-        panels = figure.subplots(2, len(strips), sharex=True, sharey="row", squeeze=False)
+        figure.set_layout_engine(None)  # it draws everything once more, to find out what is known here
+        figure.subplots_adjust(left=0.075, right=0.99, top=0.84, bottom=0.16, hspace=0.18)
+        above, below = figure.subplots(2, 1, sharex=True)
+        begin, ticks = 0.0, []
         for place, strip in enumerate(strips):
-            above, below = panels[:, place]
+            first, last = (float(found(strip.time_s)) for found in (np.nanmin, np.nanmax))
+            zero = begin - first
             for axis in (above, below):
-                axis.axvspan(
-                    0, strip.window_s, color=TERTIARY if place else SECONDARY, alpha=0.15, linewidth=0
-                )
-                axis.tick_params(labelsize=7)
-            above.plot(strip.time_s, strip.speed_kmh, color=PRIMARY, linewidth=1.3)
-            below.plot(strip.time_s, strip.pedal_percent, color=INK, linewidth=1.0)
-            above.set_title(strip.title, fontsize=7.5)
-            above.set_ylim(0, top)
-            below.set_ylim(-5, 105)
-            below.set_xlabel("s", fontsize=8)
-        panels[0, 0].set_ylabel("speed\nkm/h", fontsize=8)
-        panels[1, 0].set_ylabel("pedal\n%", fontsize=8)
-        return picture(figure, name, caption)
+                shade = TERTIARY if place else SECONDARY
+                axis.axvspan(zero, zero + strip.window_s, color=shade, alpha=0.15, linewidth=0)
+            above.plot(zero + strip.time_s, strip.speed_kmh, color=PRIMARY, linewidth=1.3)
+            below.plot(zero + strip.time_s, strip.pedal_percent, color=INK, linewidth=1.0)
+            above.text(begin, 1.04 * top, strip.title, fontsize=7.5, fontweight="bold", va="bottom")
+            instants = np.arange(np.ceil(first / _TICK_S), np.floor(last / _TICK_S) + 1) * _TICK_S
+            ticks += [(zero + instant, f"{instant:g}") for instant in instants.tolist()]
+            begin += (last - first) * (1 + _BETWEEN)
+        below.set_xticks([at for at, _ in ticks], [text for _, text in ticks])
+        below.set_xlim(0, begin)
+        above.set_ylim(0, top)
+        below.set_ylim(-5, 105)
+        for axis, unit in ((above, "speed\nkm/h"), (below, "pedal\n%")):
+            axis.grid(visible=False, axis="x")
+            axis.tick_params(labelsize=7)
+            axis.set_ylabel(unit, fontsize=8)
+        above.tick_params(labelbottom=False)
+        below.set_xlabel("s from the beginning of the window", fontsize=8)
+        return picture(figure, name, caption, png=False)
