@@ -1,6 +1,7 @@
 # One command does the whole of a thing. `make help` lists them.
 
-# Most tests wait for processes and clocks: three workers keep two cores busy.
+# Most tests wait for processes and clocks: three workers keep two cores busy. In their own order, as the longest
+# files have the fewest tests and would else come last.
 WORKERS ?= 3
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -40,10 +41,10 @@ else
 endif
 
 test: setup  ## the whole test suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 nightly: setup  ## the slow proofs as well
-	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## style, types, import directions
 	$(BIN)/ruff format --check .

@@ -109,7 +109,7 @@ def test_from_episodes_to_a_released_agent(
     assert f"| records | {buffer['records'] + buffer['episodes']} |" in views
     assert (data_dir / "catalogue.duckdb").is_file()
     assert {item.name for item in lake.root.iterdir()} == {
-        *("raw", "frames", "signals", "episodes", "replay", "checkpoints", "mlflow")
+        *("raw", "frames", "signals", "episodes", "replay", "checkpoints", "metrics", "mlflow", "units")
     }
 
 
