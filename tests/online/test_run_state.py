@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_the_old_state(
     def full(_: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         file.save(RunState(vehicle_id=vehicle.id, episodes=5), changed(vehicle, 6))
     state = file.load()

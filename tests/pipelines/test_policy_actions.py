@@ -11,10 +11,13 @@ import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from tests.agents.scored import VEHICLE, drive, put_agent, put_episodes
 from tests.pipelines.conftest import Pipeline, error_text
+from tspace_core.agents.release import release_agent
 from tspace_core.agents.scoring_table import read_scores
 from tspace_core.config import load_vehicle
 from tspace_core.storage.lake import Lake
@@ -40,13 +43,15 @@ def driven(lake: Lake, instance: dg.DagsterInstance) -> Lake:
     return lake
 
 
-def run(pipeline: Pipeline, agent: str | None, **check: float) -> dg.ExecuteInProcessResult:
-    """A run over all three logs, as a backfill of one run does it."""
+def run(
+    pipeline: Pipeline, agent: str | None, last: str = KEYS[-1], **check: float
+) -> dg.ExecuteInProcessResult:
+    """A run over the logs up to ``last``, as a backfill of one run does it."""
     ops: dict[str, Any] = {"policy_actions": {"config": {"checkpoint": agent} if agent else {}}}
     ops["policy_actions_policy_actions_plausible"] = {"config": check}
     return pipeline.definitions.resolve_job_def("score_policy").execute_in_process(
         instance=pipeline.instance,
-        tags={ASSET_PARTITION_RANGE_START_TAG: KEYS[0], ASSET_PARTITION_RANGE_END_TAG: KEYS[-1]},
+        tags={ASSET_PARTITION_RANGE_START_TAG: KEYS[0], ASSET_PARTITION_RANGE_END_TAG: last},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops},
         raise_on_error=False,
     )
@@ -106,6 +111,30 @@ def test_a_torn_log_does_not_take_the_others_with_it(pipeline: Pipeline, driven:
 def test_without_an_agent(pipeline: Pipeline, driven: Lake) -> None:
     result = run(pipeline, None)
     assert not result.success and f"no agent was trained for {VEHICLE}" in error_text(result)
+
+
+def test_a_vehicle_without_an_agent_costs_only_its_own_logs(
+    pipeline: Pipeline, driven: Lake, agent: str
+) -> None:
+    other, key = load_vehicle("twin_mule"), "twin_mule/2026-01-05/drive.blf"
+    put_episodes(driven, key, [drive(other, key, 0, 5)])
+    release_agent(driven, load_vehicle(VEHICLE), driven.root / "checkpoints" / agent, by="somebody")
+    pipeline.instance.add_dynamic_partitions(str(LOGS.name), [key])
+    result = run(pipeline, None, last=key)
+    assert not result.success and "no agent was trained for twin_mule" in error_text(result)
+    assert pipeline.instance.get_materialized_partitions(ASSET) == set(KEYS)
+
+
+def test_a_new_agent_makes_no_log_stale(pipeline: Pipeline, driven: Lake, agent: str) -> None:
+    """Least of all those of other vehicles: Dagster cannot tell them apart."""
+    assert run(pipeline, agent).success
+    new = dg.AssetMaterialization("ddpg_checkpoint", partition="twin_mule")
+    pipeline.instance.report_runless_asset_event(new)
+    graph = pipeline.definitions.resolve_asset_graph()
+    context = LoadingContextForTest(pipeline.instance)
+    told = CachingStaleStatusResolver(pipeline.instance, graph, context)
+    causes = [cause for key in KEYS for cause in told.get_stale_causes(ASSET, key)]
+    assert not [cause for cause in causes if "ddpg_checkpoint" in str(cause.dependency)]
 
 
 class TestCheck:

@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_at_any_file_leaves_nothing(
 ) -> None:
     lake = on_disk
     synced = 0
-    sync = files._sync
+    sync = files.sync
 
     def full(path: Path) -> None:
         nonlocal synced
@@ -154,7 +154,7 @@ def test_a_disk_that_is_full_at_any_file_leaves_nothing(
                 raise OSError(28, "No space left on device")
         sync(path)
 
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(StorageError, match=r"10 records is lost.*No space left.*make room"):
         store_online_episode(
             lake, vehicle, KEY, pieces(), training_log={"a": 1}, live_map=vehicle.default_map()

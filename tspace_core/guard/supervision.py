@@ -1,5 +1,7 @@
 """What is watched between flashes: the agent's heartbeat, the vehicle's signals, the driver."""
 
+from abc import ABC, abstractmethod
+
 from tspace_core.config.vehicle import Vehicle
 from tspace_core.guard.envelope import Envelope
 from tspace_core.guard.rules import wrong_state
@@ -15,7 +17,7 @@ QUIET_S = 2.5
 """Between further tries: each keeps the VCU's session alive, which left in silence falls back by itself."""
 
 
-class AgentWatch:
+class AgentWatch(ABC):
     """Judges the agent's heartbeat; what is known of the vehicle is its subclasses' matter.
 
     Time is given in ns of a monotonic clock.
@@ -37,13 +39,13 @@ class AgentWatch:
         """The agent was alive at ``now_ns``; word that comes late makes it no younger."""
         self._heartbeat_ns = max(self._heartbeat_ns, now_ns)
 
+    @abstractmethod
     def observe(self, state: VehicleState, now_ns: int) -> str | None:
         """Take one sample in; returns why the reference map must come back, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def windows(self, now_ns: int) -> str | None:
         """Why what is known of the vehicle brings the reference map back, or None."""
-        raise NotImplementedError
 
     def agent_lost(self, now_ns: int) -> str | None:
         """Why the reference map must come back, or None."""

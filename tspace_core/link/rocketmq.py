@@ -14,6 +14,7 @@ import ipaddress
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
@@ -114,7 +115,7 @@ class Received:
     raw: Any = field(repr=False)
 
 
-class _Client:
+class _Client(ABC):
     """One client of the vendor, with a server that is up; made anew after each failure.
 
     Args:
@@ -155,8 +156,9 @@ class _Client:
         if client is not None:
             self._shut(client, healthy=healthy)
 
+    @abstractmethod
     def _make(self, configuration: Any) -> Any:
-        raise NotImplementedError
+        """The vendor's client, not started yet."""
 
     def _opened(self) -> Any:
         """The client, connected.

@@ -35,7 +35,8 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Let a file or folder be on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,11 +44,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Let a folder and all in it be on the disk."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            _sync(Path(parent, name))
-        _sync(Path(parent))
+            sync(Path(parent, name))
+        sync(Path(parent))
 
 
 def _require_written(temporary: Path, path: AnyPath) -> None:
@@ -84,12 +86,12 @@ def atomic_write(path: AnyPath, *, if_absent: bool = False, seen: str | None = N
     try:
         yield temporary
         _require_written(temporary, path)
-        _sync(temporary)
+        sync(temporary)
         _place(temporary, path, if_absent=if_absent, seen=seen)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _place(temporary: Path, path: Path, *, if_absent: bool, seen: str | None) -> None:
@@ -177,7 +179,7 @@ def atomic_directory(path: AnyPath) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        _sync_tree(temporary)
+        sync_tree(temporary)
         try:
             temporary.rename(path)
         except OSError as error:
@@ -186,7 +188,7 @@ def atomic_directory(path: AnyPath) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_text(path: AnyPath, text: str, *, if_absent: bool = False, seen: str | None = None) -> None:

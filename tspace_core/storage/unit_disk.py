@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tspace_core.errors import ObjectExistsError, UnitOfWorkError
-from tspace_core.storage.files import read_version, write_text
+from tspace_core.storage.files import read_version, sync, sync_tree, write_text
 from tspace_core.storage.folders import remove_directory
 from tspace_core.storage.unit_log import (
     LAST,
@@ -43,23 +43,6 @@ def locked(root: Path) -> Iterator[None]:
     with (folder / LOCK).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def sync(path: Path) -> None:
-    """Let a file or folder be on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Let a folder and all in it be on the disk."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            sync(Path(parent, name))
-        sync(Path(parent))
 
 
 def _make_folder(folder: Path) -> None:

@@ -8,7 +8,8 @@ import dagster as dg
 from pydantic import Field
 
 from tspace_core.config import load_vehicle
-from tspace_pipelines.metadata import Metadata, as_metadata, clear_failure, plot, table
+from tspace_core.errors import TspaceError
+from tspace_pipelines.metadata import Metadata, as_metadata, plot, table
 from tspace_pipelines.partitions import LOGS, vehicle_of
 from tspace_pipelines.resources import LakeResource
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tspace_core.storage.lake import Lake
 
 KEY = dg.AssetKey("policy_actions")
+_TOLD = 5
+"""Failures that a run's error names; its table has all."""
 
 
 class ScoringConfig(dg.Config):
@@ -32,14 +35,17 @@ class ScoringConfig(dg.Config):
     workers: int = Field(default=1, ge=1, description="processes; 1 scores in the run's own process")
     again: bool = Field(default=False, description="also logs whose scores are there already")
 
+_NO_PARTITION = dg.SpecificPartitionsPartitionMapping([])
+"""Dagster cannot map a log to its vehicle by the text of its key. With all partitions for all logs, any
+vehicle's new agent would make every log stale: the edge is shown, and what was scored by which agent is told by
+the metadata. Scoring again finds out by itself what a new agent leaves to do."""
 
 with warnings.catch_warnings():
     # ``backfill_policy`` is marked as beta; without it a range of logs would be a run each.
     warnings.simplefilter("ignore", dg.BetaWarning)
     _one_run_a_range = dg.asset(
         key=KEY,
-        # Which vehicle's agent a log needs is said by its key; a mapping of our own would not be shown.
-        deps=["episodes", dg.AssetDep("ddpg_checkpoint", partition_mapping=dg.AllPartitionMapping())],
+        deps=["episodes", dg.AssetDep("ddpg_checkpoint", partition_mapping=_NO_PARTITION)],
         partitions_def=LOGS,
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name="inference",
@@ -55,8 +61,9 @@ def policy_actions(
 ) -> dg.MaterializeResult[None]:
     """Proposed map rows, the critic's values, clipped cells, distance to what was done: a row a record.
 
-    Nothing was driven with these proposals: a higher value is the critic's opinion, no saving. Logs that fail
-    cost only themselves: the others are reported as materialized before the run fails.
+    Nothing was driven with these proposals: a higher value is the critic's opinion, no saving. Logs that fail,
+    and vehicles without an agent, cost only themselves: the others are reported as materialized before the run
+    fails.
     """
     found = lake.open()
     metadata: dict[str, Metadata] = {}
@@ -64,15 +71,21 @@ def policy_actions(
     keys = list(context.partition_keys)
     for vehicle_id in dict.fromkeys(vehicle_of(key) for key in keys):
         mine = [key for key in keys if vehicle_of(key) == vehicle_id]
-        with clear_failure():
+        try:
             shown, odd = _score(context, config, found, load_vehicle(vehicle_id), mine)
+        except TspaceError as error:
+            # Of this vehicle nothing can be scored: one line for all of its logs.
+            failed[mine[0] if len(mine) == 1 else f"{vehicle_id}, {len(mine)} logs"] = str(error)
+            continue
         metadata.update(shown)
         failed.update(odd)
     if failed:
         for key, values in metadata.items():
             context.log_event(dg.AssetMaterialization(asset_key=KEY, partition=key, metadata=values))
+        told = [f"{key}: {text}" for key, text in failed.items()]
+        more = f"; and {len(told) - _TOLD} more, see the table" if len(told) > _TOLD else ""
         raise dg.Failure(
-            description="; ".join(f"{key}: {text}" for key, text in failed.items()),
+            description="; ".join(told[:_TOLD]) + more,
             metadata={"failed": table([{"log": key, "why": text} for key, text in failed.items()])},
             allow_retries=False,
         )
