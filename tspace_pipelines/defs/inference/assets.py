@@ -35,10 +35,11 @@ class ScoringConfig(dg.Config):
     workers: int = Field(default=1, ge=1, description="processes; 1 scores in the run's own process")
     again: bool = Field(default=False, description="also logs whose scores are there already")
 
+
 _NO_PARTITION = dg.SpecificPartitionsPartitionMapping([])
-"""Dagster cannot map a log to its vehicle by the text of its key. With all partitions for all logs, any
-vehicle's new agent would make every log stale: the edge is shown, and what was scored by which agent is told by
-the metadata. Scoring again finds out by itself what a new agent leaves to do."""
+"""Dagster cannot map a log to its vehicle by the text of its key. With all partitions for all logs,
+any vehicle's new agent would make every log stale: the edge is shown, and the metadata say which agent scored
+what. Scoring again finds out by itself what a new agent leaves to do."""
 
 with warnings.catch_warnings():
     # ``backfill_policy`` is marked as beta; without it a range of logs would be a run each.
@@ -61,9 +62,9 @@ def policy_actions(
 ) -> dg.MaterializeResult[None]:
     """Proposed map rows, the critic's values, clipped cells, distance to what was done: a row a record.
 
-    Nothing was driven with these proposals: a higher value is the critic's opinion, no saving. Logs that fail,
-    and vehicles without an agent, cost only themselves: the others are reported as materialized before the run
-    fails.
+    Nothing was driven with these proposals: a higher value is the critic's opinion, no saving. Logs that
+    fail, and vehicles without an agent, cost only themselves: the others are reported as materialized before
+    the run fails.
     """
     found = lake.open()
     metadata: dict[str, Metadata] = {}
