@@ -169,7 +169,6 @@ class TestCheck:
         assert not check.passed and "the limit is 1 %" in str(check.description)
 
 
-@pytest.mark.slow  # a process that imports everything
 def test_a_range_from_the_command_line(lake: Lake, agent: str, tmp_path: Path) -> None:
     """``dagster asset materialize --partition-range``; the partitions have to be known to its instance."""
     home = tmp_path / "home"
