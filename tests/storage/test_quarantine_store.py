@@ -156,6 +156,36 @@ def test_what_lies_there_without_a_reason_or_with_a_damaged_one_is_listed(tmp_pa
     assert [path for path in (lake.root / "quarantine").rglob("*") if path.is_file()] == []
 
 
+def test_a_reason_alone_is_not_taken_for_its_file(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    reason = {"reason": "its clock jumps", "source": "inbox/twin_truck/drive.blf"}
+    write_text(lake.root / "quarantine" / "raw" / "1234.drive.blf.reason.json", json.dumps(reason))
+    with pytest.raises(StorageError, match="only its reason is here"):
+        release(lake, quarantined(lake)[0], inbox=tmp_path / "inbox")
+    assert not (tmp_path / "inbox").exists()
+
+
+def test_a_log_of_no_vehicle_is_not_put_into_the_inbox(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    write_text(lake.root / "quarantine" / "raw" / "1234.drive.blf", "frames")  # nothing says whose it is
+    with pytest.raises(StorageError, match=r"names no vehicle.*by hand"):
+        release(lake, quarantined(lake)[0], inbox=tmp_path / "inbox")
+    assert len(quarantined(lake)) == 1
+
+
+def test_an_episode_whose_moments_are_in_another_one_now_is_refused(lake: Lake, vehicle: Vehicle) -> None:
+    """Its log was cut anew, at other places: its records would be there, and be learned from, twice."""
+    put_aside(lake, vehicle)
+    manifest = lake.episodes_manifest(lake.log_of(KEY))
+    told = read_json(manifest)
+    (entry,) = told["episodes"]
+    entry["start_ns"] = pieces(vehicle)[0].times[2].item()
+    write_text(manifest, json.dumps(told))
+    with pytest.raises(StorageError, match="there twice; drop this one"):
+        release(lake, quarantined(lake)[0])
+    assert len(quarantined(lake)) == 1
+
+
 def test_names(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     for name in ("a.blf", "ab.blf"):

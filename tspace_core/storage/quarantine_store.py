@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tspace_core.config import load_vehicle, settings
+from tspace_core.config.loading import vehicle_ids
 from tspace_core.errors import ObjectExistsError, RecordError, StorageError
 from tspace_core.objects.path import AnyPath, local_copy
 from tspace_core.records.episode import Episode
@@ -117,6 +118,9 @@ def release(lake: Lake, one: Quarantined, *, inbox: Path | None = None, dry_run:
         RecordError: it does not hold its schema; it stays.
         StorageError: it cannot be put back; the message says what to do instead.
     """
+    if one.path.name.endswith(REASON_SUFFIX):
+        message = f"{one.name} cannot be put back: only its reason is here, the file itself is not; drop this"
+        raise StorageError(message)
     if one.kind == "episodes":
         return _release_episode(lake, one, dry_run=dry_run)
     if one.kind == "raw":
@@ -176,6 +180,12 @@ def _release_episode(lake: Lake, one: Quarantined, *, dry_run: bool) -> str:
                 f"{entry['file']}; drop this one"
             )
             raise StorageError(message)
+        if entry["start_ns"] < episode.times[-1] and episode.times[0] < entry["end_ns"]:
+            message = (
+                f"{one.name} cannot be put back: {entry['file']}, cut since, holds moments of the same "
+                "drive, which would then be there twice; drop this one"
+            )
+            raise StorageError(message)
     if dry_run:
         return str(target)
     entries = sorted(
@@ -219,7 +229,12 @@ def _release_log(one: Quarantined, inbox: Path, *, dry_run: bool) -> str:
     parts = one.source.split("/")
     known = len(parts) > 3 and parts[-4] == "raw"
     vehicle = parts[-3] if known else parts[-2] if len(parts) > 1 else ""
-    load_vehicle(vehicle)  # an inbox takes logs of known vehicles only
+    if vehicle not in vehicle_ids():  # an inbox takes logs of known vehicles only
+        message = (
+            f"{one.name} cannot be put back: where it came from ({one.source}) names no vehicle of this "
+            f"installation; copy {one.path} to {inbox}/<vehicle>/ by hand, then drop this one"
+        )
+        raise StorageError(message)
     target = inbox / vehicle / one.own_name
     if target.exists():
         message = f"{one.name} cannot be put back: {target} exists; let it be taken in first, or move it away"
