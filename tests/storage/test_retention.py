@@ -209,6 +209,18 @@ def test_the_oldest_go_while_the_area_holds_too_much(on_disk: Lake) -> None:
     assert names(plan_retention(on_disk, rules, now=time.time())) == [f"night/{n}.json" for n in range(3)]
 
 
+@pytest.mark.parametrize("rule", [{"newest": 1}, {"days": 0}, {"most": 0}, {"days": 0, "newest": 1}])
+def test_what_a_pointer_is_about_to_name_stays(on_disk: Lake, rule: dict[str, int]) -> None:
+    """A table and an encoder are written first; the file that names them comes last."""
+    table, encoder = "v1.sequence-abc.lance", "encoders/v1/sequence-abc"
+    for folder in (table, encoder):
+        write_text(on_disk.root / "embeddings" / folder / "content", "x")
+    rules = Retention.model_validate({"embeddings": rule})
+    plan = plan_retention(on_disk, rules, now=time.time())
+    assert names(plan) == [] and "about to name it" in reasons(plan)[table]
+    assert names(plan_retention(on_disk, rules, now=in_days(2))) == [encoder, table]
+
+
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(
     ages=st.lists(st.integers(0, 100), max_size=12),

@@ -21,6 +21,8 @@ from tspace_core.storage.writer import DIRECT
 
 DAY_S = 86_400.0
 METRICS = "retention"
+GRACE_S = DAY_S
+"""What only a pointer keeps is written before the pointer names it: so long it is left alone."""
 _OUTSIDE = ("reports", "caches")
 """Areas on this machine, beside the lake."""
 _AFTER = {"frames": "raw"}
@@ -149,10 +151,10 @@ def _judge(items: Iterable[Item], rule: Rule, now: float, used: InUse) -> list[V
                 continue
             reason = _reason(item, place, rule, now)
             if reason is not None:
-                against[item.name] = Verdict(item, reason, used.why(item))
+                against[item.name] = Verdict(item, reason, _kept(item, used, now))
     if rule.most is not None:
         items = [item for group in groups.values() for item in group]
-        _beyond(items, rule.most, newest, against, used)
+        _beyond(items, rule.most, newest, against, lambda item: _kept(item, used, now))
     return list(against.values())
 
 
@@ -173,7 +175,20 @@ def _reason(item: Item, place: int, rule: Rule, now: float) -> str | None:
     return None
 
 
-def _beyond(items: list[Item], most: int, newest: set[str], against: dict[str, Verdict], used: InUse) -> None:
+def _kept(item: Item, used: InUse, now: float) -> str | None:
+    """Why an item stays whatever a rule says; None: it may go."""
+    if not item.group and now - item.changed < GRACE_S:
+        return "written within a day: whoever writes it may be about to name it"
+    return used.why(item)
+
+
+def _beyond(
+    items: list[Item],
+    most: int,
+    newest: set[str],
+    against: dict[str, Verdict],
+    kept: Callable[[Item], str | None],
+) -> None:
     """Let the oldest go until the area holds no more than ``most`` bytes."""
     going = {name for name, verdict in against.items() if verdict.kept is None}
     total = sum(item.size for item in items if item.name not in going)
@@ -183,7 +198,7 @@ def _beyond(items: list[Item], most: int, newest: set[str], against: dict[str, V
         if item.name in newest or item.name in against:
             continue
         reason = f"the area holds {total:,} bytes, at most {most:,} are kept"
-        against[item.name] = Verdict(item, reason, used.why(item))
+        against[item.name] = Verdict(item, reason, kept(item))
         if against[item.name].kept is None:
             total -= item.size
 

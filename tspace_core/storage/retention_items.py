@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from tspace_core.config.loading import vehicle_ids
 from tspace_core.objects.path import AnyPath, S3Path, relative
@@ -51,8 +53,11 @@ def _files(folder: AnyPath) -> list[_File]:
     if isinstance(folder, S3Path):
         found = [(path, info.size, info.modified.timestamp()) for path, info in folder.objects()]
     elif folder.is_dir():
-        stats = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
-        found = [(path, stat.st_size, stat.st_mtime) for path, stat in stats]
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):  # somebody else has just removed it
+                stat = path.stat()
+                if S_ISREG(stat.st_mode):
+                    found.append((path, stat.st_size, stat.st_mtime))
     else:
         return []
     files = (_File(p, tuple(relative(p, folder).split("/")), size, at) for p, size, at in found)
