@@ -1,6 +1,8 @@
 """``tspace embed`` and ``tspace similar`` as people use them."""
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +96,18 @@ def test_an_episode_without_vectors_yet_is_encoded_on_the_way(data: Path, tmp_pa
         "--data-dir", str(data), "--json",
     )  # fmt: skip
     assert len(json.loads(answer.stdout)["neighbours"]) == 2
+
+
+def test_an_episode_that_was_cut_anew_is_looked_for_as_it_is_now(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(data, folder)
+    third = smooth_episode(3, 60)
+    again = dataclasses.replace(smooth_episode(1, 60), states=third.states)
+    put_episode(Lake(folder), again, "bbbbbbbb")
+    nearest = found(folder, "--other-episodes", "--count", "1")["neighbours"]
+    assert isinstance(nearest, list)
+    assert (nearest[0]["episode_id"], nearest[0]["k"]) == (third.meta.episode_id, 20)
+    assert nearest[0]["distance"] < 1e-5
 
 
 @pytest.mark.parametrize(

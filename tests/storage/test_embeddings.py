@@ -168,6 +168,24 @@ def test_an_index_is_used_where_there_are_many_rows(
     assert disk.search(unit(30, 9)[4], 1)[0].episode_id == name_of(9)
 
 
+def test_as_many_as_fit_are_found_wherever_the_index_has_them(
+    disk: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "INDEX_ROWS", 1000)
+    monkeypatch.setattr(embeddings, "_NPROBES", 1)
+    disk.store([embedded(number, 400) for number in range(1, 5)], encoder=ENCODER)
+    begun = datetime.fromtimestamp(BEGUN_NS / 1e9, UTC) + timedelta(days=1)
+    minute = SituationFilter(after=begun, before=begun + timedelta(seconds=60))
+    assert sorted(item.k for item in disk.search(unit(1, 7)[0], 30, where=minute)) == list(range(20))
+
+
+def test_a_vector_of_an_earlier_cut_does_not_count(table: EmbeddingTable) -> None:
+    table.store([embedded(1, source="old")], encoder=ENCODER)
+    assert table.row(name_of(1), 2) is not None
+    assert table.row(name_of(1), 2, source="old") is not None
+    assert table.row(name_of(1), 2, source="new") is None
+
+
 @pytest.mark.parametrize("second", ["read", "written"])
 def test_a_writer_that_gives_up_leaves_the_old_state(table: EmbeddingTable, second: str) -> None:
     old = table.store(some(1, 2), encoder=ENCODER)

@@ -92,10 +92,10 @@ def similar(
         load_driver(name)
     for name in site or ():
         load_site(name)
-    found = _read(lake, own, episode)
+    found, source = _read(lake, own, episode)
     k = _record(found, at)
     table = EmbeddingTable(lake, among)
-    vector = _vector(lake, table, found, k)
+    vector = _vector(lake, table, found, k, source)
     where = SituationFilter(
         drivers=tuple(driver or ()),
         sites=tuple(site or ()),
@@ -116,14 +116,15 @@ def similar(
         typer.echo("  nothing: no other situation fits; give fewer conditions")
 
 
-def _read(lake: "Lake", vehicle_id: str, episode_id: str) -> "Episode":
+def _read(lake: "Lake", vehicle_id: str, episode_id: str) -> "tuple[Episode, str]":
+    """The episode and the name of its file."""
     from tspace_core.embeddings.run import list_episodes
     from tspace_core.storage import episodes_table
 
     listed = list_episodes(lake, vehicle_id)
     for item in listed:
         if item.episode_id == episode_id:
-            return episodes_table.read(item.path)
+            return episodes_table.read(item.path), item.path.name
     latest = ", ".join(item.episode_id for item in listed[-_SHOWN:])
     known = f"{len(listed)} of {vehicle_id}, the latest: {latest}" if listed else f"none of {vehicle_id}"
     message = f"no episode {episode_id!r} in {lake.root}; there are {known}"
@@ -160,9 +161,11 @@ def _record(episode: "Episode", at: str) -> int:
     return max(int(np.searchsorted(offsets, seconds + 1e-6, side="right")) - 1, 0)
 
 
-def _vector(lake: "Lake", table: "EmbeddingTable", episode: "Episode", k: int) -> "NDArray[np.float32]":
-    """From the table, or from its encoder where the episode is not in it."""
-    row = table.row(episode.meta.episode_id, k)
+def _vector(
+    lake: "Lake", table: "EmbeddingTable", episode: "Episode", k: int, source: str
+) -> "NDArray[np.float32]":
+    """From the table, or from its encoder where the episode, as it is now, is not in it."""
+    row = table.row(episode.meta.episode_id, k, source=source)
     if row is not None:
         return row[0]
     from tspace_core.embeddings.registry import load_encoder

@@ -153,13 +153,23 @@ class EmbeddingTable:
             writer.text(self.pointer, text, if_absent=seen is None, seen=seen)
         return made
 
-    def row(self, episode_id: str, k: int) -> "tuple[NDArray[np.float32], Neighbour] | None":
-        """Vector and figures of one record; None: it has none."""
+    def row(
+        self, episode_id: str, k: int, *, source: str | None = None
+    ) -> "tuple[NDArray[np.float32], Neighbour] | None":
+        """Vector and figures of one record; None: it has none.
+
+        Args:
+            episode_id: of the episode.
+            k: number of the record.
+            source: name of the episode's file as it is now; a vector of an earlier cut does not count.
+        """
         from lancedb.expr import col, lit
 
         state = self._required()
         table = self._open(state)
         wanted = (col("episode_id") == lit(episode_id)) & (col("k") == lit(k))
+        if source is not None:
+            wanted = wanted & (col("source") == lit(source))
         with self._errors(state.table):
             found = table.search().where(wanted).limit(1).to_arrow()
         if not len(found):
@@ -214,7 +224,9 @@ class EmbeddingTable:
             raise StorageError(message)
         table = self._open(state)
         with self._errors(state.table):
-            query = table.search(np.asarray(vector, np.float32)).distance_type("cosine").nprobes(_NPROBES)
+            query = table.search(np.asarray(vector, np.float32)).distance_type("cosine")
+            # Where these parts of an index hold too few that fit, all are looked through.
+            query = query.minimum_nprobes(_NPROBES).maximum_nprobes(0)
             wanted = where.expression() if where is not None else None
             if wanted is not None:
                 query = query.where(wanted, prefilter=True)
