@@ -15,6 +15,7 @@ from tspace_core.agents.scores import Scores
 from tspace_core.agents.scoring_table import read_scores
 from tspace_core.cli import app
 from tspace_core.config import Vehicle, load_vehicle
+from tspace_core.storage.files import write_text
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay import build_replay
 
@@ -130,6 +131,16 @@ def test_the_champion_is_scored_where_it_is_asked_for_or_nothing_was_trained(
     assert code == 0 and again["skipped"] == KEYS
     code, same, _ = score(lake, "--checkpoint", str(agent))
     assert code == 0 and same["skipped"] == KEYS, "a copy of a checkpoint is the same checkpoint"
+
+
+@pytest.mark.parametrize(("content", "says"), [("{torn", "is damaged"), ("{}", "names no agent")])
+def test_the_champion_does_not_stand_in_for_an_agent_that_cannot_be_read(
+    lake: Lake, agent: Path, vehicle: Vehicle, content: str, says: str
+) -> None:
+    release_agent(lake, vehicle, agent, by="somebody")
+    write_text(lake.checkpoints("ddpg", f"{VEHICLE}.json"), content)
+    code, _, told = score(lake)
+    assert code == 2 and says in told and f"{VEHICLE}.json" in told
 
 
 def test_a_stopped_run_goes_on(lake: Lake, agent: Path, monkeypatch: pytest.MonkeyPatch) -> None:

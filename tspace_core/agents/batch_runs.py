@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tspace_core.agents.offline_run import AGENT, Trained, latest_agent, run_name, train_ddpg
+from tspace_core.agents.offline_run import AGENT, Trained, has_agent, latest_agent, run_name, train_ddpg
 from tspace_core.config import Vehicle, load_hyperparameters
 from tspace_core.errors import AgentError, CheckpointError, StorageError
 from tspace_core.objects.path import AnyPath
@@ -68,7 +68,8 @@ def choose_checkpoint(lake: Lake, vehicle_id: str, wanted: str | None = None) ->
             trained agent, or its champion where none was trained.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none; or the latest agent's checkpoint is gone.
+        StorageError: the file that names the latest agent is damaged.
     """
     from tspace_core.objects.path import any_path
 
@@ -80,6 +81,8 @@ def choose_checkpoint(lake: Lake, vehicle_id: str, wanted: str | None = None) ->
         try:
             return latest_agent(lake, vehicle_id).checkpoint
         except CheckpointError as error:
+            if has_agent(lake, vehicle_id):
+                raise  # another agent than the one that is meant would be scored, and nobody would know
             nothing = str(error)
     released = champion(lake, vehicle_id)
     if released is None:

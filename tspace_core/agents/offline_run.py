@@ -157,6 +157,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def has_agent(lake: Lake, vehicle_id: str) -> bool:
+    """Whether something is noted as the vehicle's latest trained agent."""
+    return _pointer(lake, vehicle_id).is_file()
+
+
 def latest_agent(lake: Lake, vehicle_id: str) -> Trained:
     """The latest trained agent of a vehicle.
 
@@ -164,11 +169,17 @@ def latest_agent(lake: Lake, vehicle_id: str) -> Trained:
         CheckpointError: there is none, or its checkpoint is gone.
     """
     path = _pointer(lake, vehicle_id)
-    if not path.is_file():
+    if not has_agent(lake, vehicle_id):
         message = f"no agent was trained for {vehicle_id} in {lake.root}: materialize ddpg_checkpoint first"
         raise CheckpointError(message)
     content = read_json(path)
-    trained = Trained.model_validate({**content, "folder": lake.checkpoints(AGENT, content["run"])})
+    try:
+        trained = Trained.model_validate({**content, "folder": lake.checkpoints(AGENT, content["run"])})
+    except (KeyError, TypeError, ValueError) as error:
+        message = (
+            f"{path} names no agent ({type(error).__name__}: {error}): materialize ddpg_checkpoint again"
+        )
+        raise CheckpointError(message) from error
     if not trained.checkpoint.is_dir():
         message = f"{trained.checkpoint} is gone, though {path} names it: materialize ddpg_checkpoint again"
         raise CheckpointError(message)
