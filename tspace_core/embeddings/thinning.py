@@ -19,8 +19,8 @@ from tspace_core.errors import StorageError
 from tspace_core.records.episode import Episode
 from tspace_core.storage.lake import Lake
 
-REMEMBERED_HASHES = 4_000_000
-"""Records that exact thinning compares with at most; some 400 MB."""
+REMEMBERED_HASHES = 2_000_000
+"""Records that exact thinning compares with at most; some 350 MB."""
 _BLOCK = 1024
 
 Bool = NDArray[np.bool_]

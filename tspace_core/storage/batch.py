@@ -105,7 +105,8 @@ def run_batch(
     report, wanted = BatchReport(name), list(dict.fromkeys(partitions))
     known = set() if again else {path.name for path in file_sizes(lake.root / BATCHES / name, "*.json")}
     todo = deque(item for item in wanted if _mark(lake, name, item).name not in known)
-    report.skipped.extend(item for item in wanted if item not in set(todo))
+    left = set(todo)
+    report.skipped.extend(item for item in wanted if item not in left)
     job = _Job(str(lake.root), lake.local, name, work, again)
     book = _Book(report, len(todo), tell)
     try:
