@@ -180,9 +180,10 @@ class TestTrain:
         code, out, told = tspace(lake, "train", "--json", *arguments)
         return code, json.loads(out) if out else {}, told
 
-    def test_each_vehicle_is_trained_once(self, lake: Lake) -> None:
+    @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+    def test_each_vehicle_is_trained_once(self, lake: Lake, workers: str) -> None:
         both = ["--vehicle", VEHICLE, "--vehicle", "twin_mule", "--updates", "6"]
-        code, found, _ = self.train(lake, *both, "--workers", "2")
+        code, found, _ = self.train(lake, *both, "--workers", workers)
         assert code == 0 and sorted(found["trained"]) == ["twin_mule", VEHICLE] and not found["skipped"]
         for name, item in found["trained"].items():
             assert item["checkpoint"] == str(latest_agent(lake, name).checkpoint) and item["step"] == 6

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from tests.embeddings.drives import VEHICLE, put_episode, smooth_episode
 from tspace_core.cli import app
 from tspace_core.config import settings
+from tspace_core.config.embeddings import EmbeddingParameters
 from tspace_core.errors import TspaceError
 from tspace_core.storage.lake import Lake
 
@@ -26,7 +27,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     lake = Lake(folder)
     for number in range(1, 4):
         put_episode(lake, smooth_episode(number, 60, driver_id="tracker" if number < 3 else "habitual"))
-    done = run("embed", "--vehicle", VEHICLE, "--data-dir", str(folder))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tspace_core.embeddings.run.load_embeddings", lambda: EmbeddingParameters(updates=60))
+        done = run("embed", "--vehicle", VEHICLE, "--data-dir", str(folder))
     assert "180 situations of 3 episodes, 180 new" in done.stdout
     yield folder
     settings.cache_clear()
