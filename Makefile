@@ -14,7 +14,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test nightly lint format bench lock clean
+.PHONY: help setup demo ui test nightly lint format peers bench results lock clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,17 +56,33 @@ format: setup  ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## ours and the peers in the same run
+peers: setup
 	$(BIN)/pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[bench]'
+
+bench: peers  ## speeds of ours and the peers in the same run
 	$(BIN)/python benchmarks/etl.py
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/stores.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/ddpg.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/twin.py
 	$(BIN)/python benchmarks/online.py
 	$(BIN)/python benchmarks/remote.py
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(BIN)/python benchmarks/ddpg_gpu.py; \
+	else echo "benchmarks/ddpg_gpu.py is left out: torch finds no CUDA device"; fi
+
+results: peers  ## what agents reach on public tasks and on the truck (docs/results.md); many hours
+	$(BIN)/python benchmarks/classic_control.py pendulum --seeds 5
+	$(BIN)/python benchmarks/classic_control.py mountain_car --seeds 3
+	$(BIN)/python benchmarks/hidden_pendulum.py --subjects ddpg rdpg_lstm rdpg_transformer
+	$(BIN)/python benchmarks/offline_pendulum.py --sets mixed --updates 3000 --folder out/offline_3000
+	$(BIN)/python benchmarks/offline_pendulum.py --sets "noisy expert" random --folder out/offline
+	$(BIN)/python benchmarks/torque_map.py --out out/torque_map --seeds 201 202 203 204 205 --headroom
+	$(BIN)/python benchmarks/torque_map.py --out out/torque_map_guarded --seeds 201 202 203 204 205 --guarded
 
 lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv .lock-venv

@@ -7,21 +7,24 @@
 An update is one step of critic and actor and one step of both targets. State 90, action 68, the same
 networks for all (actor 256-256; critic 16-32 and 32, joined 256-256), float32, one thread, in turns, a fixed
 batch in memory: sampling has a benchmark of its own. Ours checks and normalises the batch within the time;
-the peers get ready tensors.
+the peers get ready tensors. Times are the processor's, which other work on the machine distorts less.
 
 CleanRL cannot be imported: its update is restated here from ``ddpg_continuous_action.py`` (update the actor
 in every step, as the others do; its own default is every second one). Stable-Baselines3's critic takes state
 and action concatenated: its network is replaced by one that splits them again. TorchRL's is its DDPGLoss,
 SoftUpdate and two Adams.
 
-The FLOP limit is the number of updates whose necessary matrix products would fit in the time, at the rate at
-which this machine multiplies 1024 x 1024 matrices in the same rounds.
+``matrix products`` are those that one update cannot do without, in the same shapes and by the same kernels
+(torch's), and nothing else: what an update without any other work would reach. The FLOP limit is the number
+of updates whose products would fit in the time at the rate at which this machine multiplies 1024 x 1024
+matrices in the same rounds.
 """
 
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +39,7 @@ from tspace_core.storage.replay import ReplayBatch
 STATE_DIM, ACTION_DIM = 90, 68
 HYPER = DDPGHyperparameters()
 SQUARE = 1024
+PRODUCTS = "matrix products"
 
 
 def new_actor() -> Actor:
@@ -123,11 +127,12 @@ def stable_baselines3(size: int) -> Callable[[], object]:
     return lambda: model.train(gradient_steps=1, batch_size=size)
 
 
-def cleanrl(size: int) -> Callable[[], object]:
-    actor, target_actor, critic, target_critic = new_actor(), new_actor(), new_critic(), new_critic()
+def cleanrl(size: int, device: str = "cpu") -> Callable[[], object]:
+    actor, target_actor = new_actor().to(device), new_actor().to(device)
+    critic, target_critic = new_critic().to(device), new_critic().to(device)
     q_optimizer = torch.optim.Adam(list(critic.parameters()), lr=HYPER.critic_learning_rate)
     actor_optimizer = torch.optim.Adam(list(actor.parameters()), lr=HYPER.actor_learning_rate)
-    states, actions, rewards, following, dones = tensors(size)
+    states, actions, rewards, following, dones = (each.to(device) for each in tensors(size))
     tau = HYPER.tau
 
     def update() -> None:
@@ -204,23 +209,59 @@ def square_product() -> Callable[[], object]:
     return lambda: torch.mm(a, b, out=out)
 
 
+Kind = Literal["forward", "weights", "inputs"]
+Product = tuple[Kind, int, int]
+"""A layer's product: for its outputs, the gradient of its weights, or that of its inputs; its widths."""
+
+
+def necessary() -> Iterator[Product]:
+    """The matrix products that one update cannot do without, in order."""
+    actor = list(pairwise([STATE_DIM, *HYPER.actor_hidden, ACTION_DIM]))
+    state = list(pairwise([STATE_DIM, *HYPER.critic_state_hidden]))
+    action = list(pairwise([ACTION_DIM, *HYPER.critic_action_hidden]))
+    joint = list(pairwise([state[-1][1] + action[-1][1], *HYPER.critic_joint_hidden, 1]))
+    critic = [*state, *action, *joint]
+
+    def each(
+        kind: Literal["forward", "weights", "inputs"], layers: list[tuple[int, int]]
+    ) -> Iterator[Product]:
+        return ((kind, *widths) for widths in layers)
+
+    yield from each("forward", [*actor, *critic])  # the targets
+    yield from each("forward", critic)
+    yield from each("weights", critic)
+    yield from each("inputs", [*joint, *state[1:], *action[1:]])  # back to all but the batch
+    yield from each("forward", [*actor, *critic])
+    # The actor's gradient needs the action's half of the joint input only.
+    yield from each("inputs", [*joint[1:], (action[-1][1], joint[0][1]), *action])
+    yield from each("weights", actor)
+    yield from each("inputs", actor[1:])
+
+
 def operations(size: int) -> int:
-    """Floating point operations of the matrix products that one update cannot do without."""
-    actor = [STATE_DIM, *HYPER.actor_hidden, ACTION_DIM]
-    state = [STATE_DIM, *HYPER.critic_state_hidden]
-    action = [ACTION_DIM, *HYPER.critic_action_hidden]
-    joint = [state[-1] + action[-1], *HYPER.critic_joint_hidden, 1]
+    """Floating point operations of the necessary products."""
+    return 2 * size * sum(inputs * outputs for _, inputs, outputs in necessary())
 
-    def products(widths: list[int]) -> int:
-        return sum(a * b for a, b in pairwise(widths))
 
-    actor_forward = products(actor)
-    critic_forward = products(state) + products(action) + products(joint)
-    critic_inputs = critic_forward - state[0] * state[1] - action[0] * action[1]  # back to all but the batch
-    joint_inputs = products(joint) - state[-1] * joint[1]  # the actor's gradient needs the action's half only
-    actor_step = actor_forward * 2 - actor[0] * actor[1] + joint_inputs + products(action)
-    forwards = 2 * actor_forward + 3 * critic_forward
-    return 2 * size * (forwards + critic_forward + critic_inputs + actor_step)
+def products_alone(size: int) -> Callable[[], object]:
+    batches: dict[int, Tensor] = {}
+    weights: dict[tuple[int, int], Tensor] = {}
+    calls: list[tuple[Tensor, Tensor, Tensor]] = []
+    for kind, inputs, outputs in necessary():
+        x, gradient = (batches.setdefault(width, torch.rand(size, width)) for width in (inputs, outputs))
+        weight = weights.setdefault((outputs, inputs), torch.rand(outputs, inputs))
+        if kind == "forward":
+            calls.append((x, weight.t(), torch.empty(size, outputs)))
+        elif kind == "weights":
+            calls.append((gradient.t(), x, torch.empty(outputs, inputs)))
+        else:
+            calls.append((gradient, weight, torch.empty(size, inputs)))
+
+    def update() -> None:
+        for a, b, out in calls:
+            torch.mm(a, b, out=out)
+
+    return update
 
 
 def main() -> None:
@@ -235,8 +276,9 @@ def main() -> None:
                 subjects[name] = build(options.batch)
             except ImportError as error:
                 left_out(name, error)
+        subjects[PRODUCTS] = products_alone(options.batch)
         subjects["product"] = square_product()
-        seconds = seconds_in_turns(subjects, rounds=options.rounds, calls=8)
+        seconds = seconds_in_turns(subjects, rounds=options.rounds, calls=4, clock=time.process_time)
     rate = 2 * SQUARE**3 / np.array(seconds.pop("product"))
     limit = (operations(options.batch) / rate).tolist()
     what = f"DDPG updates, batch {options.batch}, one thread"
@@ -255,12 +297,12 @@ def main() -> None:
             "x",
             "higher",
         )
-        for name in PEERS
+        for name in (*PEERS, PRODUCTS)
         if name in seconds
     ]
     share = 100 * median_ratio(limit, seconds["tspace"])
     results.append(Result(f"{what}, share of the FLOP limit", "tspace", share, "%", "higher"))
-    show(results, as_json=options.json, title="DDPG updates, medians over interleaved rounds")
+    show(results, as_json=options.json, title="DDPG updates, processor time, medians over interleaved rounds")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from interleaved import Result
-from online_latency import UPDATES_PER_RECORD, BusyLearner, Run, free_port, processor_s, say
+from online_instruments import UPDATES_PER_RECORD, BusyLearner, Run, free_port, processor_s, say
 
 from tspace_core.config import load_vehicle
 from tspace_core.config.settings import settings

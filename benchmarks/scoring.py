@@ -30,6 +30,7 @@ from interleaved import Result, arguments, off_stdout, show
 
 from tspace_core.agents import DDPG
 from tspace_core.agents.batch_runs import score_logs
+from tspace_core.agents.scorers import Recorded
 from tspace_core.agents.scores import Tally
 from tspace_core.agents.scoring import open_checkpoint, score_episodes, store_scores
 from tspace_core.agents.scoring_table import ScoredBlock, scores_file
@@ -172,9 +173,10 @@ def parts(lake: Lake, vehicle: Vehicle, log: RawLog, checkpoint: Path, folder: P
         for block in blocks:
             found.add(block)
 
+    records = Recorded(states, actions, np.zeros(len(states), np.float32), np.arange(len(states)) == 0)
     seconds = {
         "read episodes": best(lambda: [episodes_table.read(path) for path in paths]),
-        "networks": best(lambda: opened.scorer(states, actions)),
+        "networks": best(lambda: opened.scorer(records)),
         "limits": best(
             lambda: default.flashed_rows(
                 proposals, first_rows, budget_nm=limits.budget_nm, upper_factor=limits.upper_factor

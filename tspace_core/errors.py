@@ -24,7 +24,11 @@
     │   ├── UnitOfWorkError    units of work are nested, or one cannot be finished
     │   └── WriterBusyError    somebody else is writing what only one may write at a time
     ├── AgentError             an agent is asked for something its mode or shape does not allow
-    │   └── CheckpointError    a checkpoint is missing, incomplete or of another agent
+    │   ├── CheckpointError    a checkpoint is missing, incomplete or of another agent
+    │   ├── DivergedError      a loss or a weight is not finite; the last checkpoint is good
+    │   └── TrackingError      the tracking server or its registry cannot be reached or refuses
+    ├── EngineError            a cluster or one of its workers is gone, and training cannot be finished
+    ├── ReleaseError           an agent may not be released, or there is nothing to go back to
     ├── GuardError             the guard, its token or its audit log cannot vouch for a flash
     │   ├── TokenError         a campaign token is missing, forged, spent, expired or of another vehicle
     │   └── AuditError         the audit log cannot be written, or its chain is broken
@@ -144,6 +148,22 @@ class AgentError(TspaceError):
 
 class CheckpointError(AgentError):
     """A checkpoint is missing, incomplete or of another agent."""
+
+
+class DivergedError(AgentError):
+    """A loss or a weight is not finite; the last checkpoint is good."""
+
+
+class TrackingError(AgentError):
+    """The tracking server or its registry cannot be reached or refuses."""
+
+
+class EngineError(TspaceError):
+    """A cluster or one of its workers is gone, and training cannot be finished."""
+
+
+class ReleaseError(TspaceError):
+    """An agent may not be released, or there is nothing to go back to."""
 
 
 class TwinError(TspaceError):

@@ -28,6 +28,7 @@ from tspace_pipelines.defs import (
     raw_logs,
     replay,
     training,
+    tuning,
 )
 from tspace_pipelines.resources import LakeResource
 
@@ -37,6 +38,7 @@ AREAS = (
     replay,
     embeddings,
     training,
+    tuning,
     evaluation,
     inference,
     online,

@@ -154,7 +154,8 @@ def _materialize(runs: "Runs", vehicle: "Vehicle", logs: "list[RawLog]", progres
     if done and report.is_file():
         progress.say("agent and report are up to date")
         return
-    config = {"ops": {"policy_evaluation": {"config": {"report": REPORT, "command": "make demo"}}}}
+    chosen = {"report": REPORT, "command": "make demo"}
+    config = {"ops": {"policy_evaluation": {"config": chosen}}}
     runs.execute("retrain", vehicle.id, "replay, training and evaluation", config)
     runs.execute("refresh_catalogue", None, "catalogue")
 

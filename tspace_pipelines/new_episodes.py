@@ -1,9 +1,10 @@
 """Which episodes are new for an asset that learns from them, counted in Dagster's own events.
 
 A materialization of ``episodes`` counts when its blocking check has passed in the same run, and until the
-asset that learns from it (replay buffer, checkpoint) is materialized for that vehicle, by whomever.
+assets that learn from it (replay buffer, checkpoints) are materialized for that vehicle, by whomever.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -54,13 +55,16 @@ class New:
     partitions: list[str] = field(default_factory=list)
 
 
-def advance(instance: dg.DagsterInstance, progress: Progress, learner: dg.AssetKey) -> dict[str, New]:
+def advance(
+    instance: dg.DagsterInstance, progress: Progress, learners: Sequence[dg.AssetKey]
+) -> dict[str, New]:
     """Look at what happened since and update ``progress``.
 
     Args:
         instance: of Dagster.
         progress: of the sensor; changed in place.
-        learner: the asset, partitioned by vehicle, that learns from episodes.
+        learners: the assets, partitioned by vehicle, that learn from episodes; an episode is new until the
+            last of them has learned from it.
 
     Returns:
         New episodes by vehicle id.
@@ -72,7 +76,7 @@ def advance(instance: dg.DagsterInstance, progress: Progress, learner: dg.AssetK
     for partition, item in list(progress.passed.items()):
         vehicle = vehicle_of(partition)
         if vehicle not in learned:
-            learned[vehicle] = _latest(instance, learner, vehicle)
+            learned[vehicle] = min(_latest(instance, learner, vehicle) for learner in learners)
         if item.storage_id < learned[vehicle]:
             del progress.passed[partition]
             continue

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from tspace_core.agents.offline_run import AGENT, Trained
+from tspace_core.agents.offline_run import Trained
 from tspace_core.config import Vehicle
 from tspace_core.evaluation.sections import (
     DataSection,
@@ -15,6 +15,7 @@ from tspace_core.evaluation.sections import (
 from tspace_core.storage.lake import Lake, RawLog, read_json
 
 if TYPE_CHECKING:
+    from tspace_core.agents.training import TrainSummary
     from tspace_core.evaluation.figures import Picture
 
 PICTURED_RECORDS = 20_000
@@ -31,11 +32,11 @@ def training_section(trained: Trained) -> TrainingSection:
         "actor": [point.actor_loss for point in summary.series],
     }
     return TrainingSection(
-        agent=AGENT,
+        agent=trained.agent,
         run=trained.run,
         updates=summary.updates,
         seconds=summary.wall_s if summary.resumed_from == 0 else None,
-        replay=f"{summary.replay}, version {summary.replay_version}",
+        replay=_learned_from(summary),
         checkpoint=f"{trained.run}/{trained.checkpoint.name}",
         tracking=summary.run_id or "",
         final_losses={
@@ -47,6 +48,11 @@ def training_section(trained: Trained) -> TrainingSection:
         hyperparameters=trained.hyperparameters.model_dump(mode="json"),
         pictures=(training_losses([point.update for point in summary.series], curves),),
     )
+
+
+def _learned_from(summary: "TrainSummary") -> str:
+    version = summary.replay_version
+    return summary.replay if version is None else f"{summary.replay}, version {version}"
 
 
 def data_section(lake: Lake, vehicle: Vehicle) -> DataSection:

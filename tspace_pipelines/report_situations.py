@@ -109,10 +109,12 @@ def _largest_changes(
     Raises:
         StorageError: an episode has another number of vectors than records.
     """
-    from tspace_core.agents import DDPG
+    from tspace_core.agents.scorers import Recorded
+    from tspace_core.agents.scoring import open_checkpoint
     from tspace_core.storage import episodes_table
 
-    agent, default, limits = DDPG.load(checkpoint, mode="infer"), vehicle.default_map(), vehicle.torque_map
+    scorer = open_checkpoint(str(checkpoint)).scorer
+    default, limits = vehicle.default_map(), vehicle.torque_map
     sampling = vehicle.sampling
     stride = -(-len(episodes) // LOOKED_AT) or 1
     places: list[tuple[str, int]] = []
@@ -131,8 +133,10 @@ def _largest_changes(
         states = np.ascontiguousarray(episode.states[:-1])
         speed = states.reshape(len(states), sampling.window, -1)[:, :, sampling.signals.index("velocity")]
         rows = default.first_row(speed.max(axis=1))
+        begins = np.arange(len(states)) == 0
+        values = scorer(Recorded(states, episode.actions, episode.rewards, begins))
         torque, _ = default.flashed_rows(
-            agent.predict(states), rows, budget_nm=limits.budget_nm, upper_factor=limits.upper_factor
+            values.actions, rows, budget_nm=limits.budget_nm, upper_factor=limits.upper_factor
         )
         change = np.abs(torque - default.table[rows[:, None] + np.arange(FLASHED_ROWS)])
         places += [(item.episode_id, k) for k in range(len(episode))]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.agents.batches import SMALL, random_batch
-from tspace_core.agents import DDPG, Checkpoint, CheckpointStore, DDPGPolicy, load_agent
+from tspace_core.agents import DDPG, Checkpoint, CheckpointStore, load_agent
 from tspace_core.agents.checkpoint import Component
+from tspace_core.agents.policy import AgentPolicy
 from tspace_core.errors import AgentError, CheckpointError, StorageError
 from tspace_core.objects.path import AnyPath
 from tspace_core.records.policy import Policy
@@ -21,8 +22,6 @@ COMPONENTS = {
     "actor_optimizer",
     "critic_optimizer",
     "normaliser",
-    "noise",
-    "random",
     "counters",
 }
 
@@ -41,8 +40,6 @@ def agent() -> DDPG:
     for _ in range(12):
         agent.train(random_batch(generator, 32, 6, 5))
         agent.update_target()
-    for _ in range(4):
-        agent.act(np.ones(6, np.float32))
     return agent
 
 
@@ -54,7 +51,7 @@ def run_on(agent: DDPG) -> list[np.ndarray]:
     for _ in range(10):
         found.append(np.array(agent.train(random_batch(generator, 32, 6, 5))))
         agent.update_target()
-        found += [agent.act(states[0]), agent.predict(states), agent.predict_target(states)]
+        found += [agent.predict(states), agent.predict_target(states)]
     return found
 
 
@@ -76,9 +73,8 @@ def test_inference_needs_the_policy_only(agent: DDPG, root: AnyPath) -> None:
     loaded = load_agent(root / "c")
     assert loaded.mode == "infer"
     np.testing.assert_array_equal(loaded.predict(states), agent.predict(states))
-    np.testing.assert_array_equal(loaded.act(states), agent.predict(states))
     np.testing.assert_array_equal(loaded.predict_target(states), agent.predict_target(states))
-    np.testing.assert_array_equal(DDPGPolicy.load(root / "c")(states), agent.predict(states))
+    np.testing.assert_array_equal(AgentPolicy.load(root / "c")(states), agent.predict(states))
     with pytest.raises(AgentError, match=r"save was called on a ddpg agent in mode 'infer'"):
         loaded.save(root / "d")
     with pytest.raises(CheckpointError, match=r"critic\.safetensors: missing"):
@@ -145,7 +141,7 @@ def test_when_to_learn_and_save_may_change_on_the_way(agent: DDPG, root: AnyPath
 
 
 def test_the_policy_is_what_evaluation_drives_with(agent: DDPG) -> None:
-    policy: Policy = DDPGPolicy(agent)
+    policy: Policy = AgentPolicy(agent)
     assert isinstance(policy, Policy)
     actions = policy(np.ones((3, 6), np.float32))
     assert actions.shape == (3, 5)
@@ -161,8 +157,10 @@ def test_another_agent_or_size_is_refused(agent: DDPG, root: AnyPath) -> None:
     agent.save(root / "c")
     with pytest.raises(CheckpointError, match="action_dim is 5, this agent has 4"):
         DDPG(SMALL, 6, 4).restore(Checkpoint(root / "c"))
-    with pytest.raises(CheckpointError, match="hyperparameters is"):
-        DDPG(SMALL.model_copy(update={"gamma": 0.5}), 6, 5).restore(Checkpoint(root / "c"))
+    other = DDPG(SMALL.model_copy(update={"gamma": 0.5, "checkpoints_kept": 3}), 6, 5)
+    words = r"is \{'gamma': 0\.99\}, this agent has \{'gamma': 0\.5\}; use .* conf/hyperparameters/ddpg"
+    with pytest.raises(CheckpointError, match=f"hyperparameters {words}"):
+        other.restore(Checkpoint(root / "c"))
     manifest = root / "c" / "manifest.json"
     edit(manifest, state_dim=7)
     with pytest.raises(
@@ -175,7 +173,8 @@ def test_another_agent_or_size_is_refused(agent: DDPG, root: AnyPath) -> None:
     edit(manifest, agent="idql")
     with pytest.raises(CheckpointError, match="checkpoint of a idql agent, expected ddpg"):
         DDPG.load(root / "c")
-    with pytest.raises(CheckpointError, match="unknown agent 'idql'; known: ddpg"):
+    edit(manifest, agent="ppo")
+    with pytest.raises(CheckpointError, match="unknown agent 'ppo'; known: ddpg, rdpg, idql"):
         load_agent(root / "c")
     manifest.unlink()
     with pytest.raises(CheckpointError, match=r"manifest\.json: missing"):
@@ -210,11 +209,20 @@ def test_the_latest_is_one_with_a_manifest(agent: DDPG, root: AnyPath) -> None:
     assert store.steps() == [5, 10]
 
 
-def test_one_that_cannot_be_read_is_put_aside_and_its_step_is_free_again(agent: DDPG, root: AnyPath) -> None:
-    store = CheckpointStore(root)
-    store.save(agent, 5)
-    (store.path(5) / "actor.json").write_text("{")
-    aside = store.put_aside(5, "damaged-00000005")
-    assert store.steps() == []
-    assert (aside / "actor.json").read_text() == "{"
-    assert store.save(agent, 5) == store.path(5)
+def test_a_run_goes_back_behind_what_cannot_be_read(agent: DDPG, root: AnyPath) -> None:
+    store, told = CheckpointStore(root), list[str]()
+    assert store.last_good(told.append) is None and not told
+    for step in (5, 10, 15):
+        store.save(agent, step)
+    (store.path(15) / "actor.json").write_text("{")
+    (store.path(10) / "critic.safetensors").write_bytes(b"cut")
+    found = store.last_good(told.append)
+    assert found is not None and found.directory == store.path(5)
+    assert store.steps() == [5]
+    (aside,) = root.glob("damaged-00000015-*/actor.json")
+    assert aside.read_text() == "{"
+    assert [text.split(":")[0][:-9] for text in told] == [
+        f"went back behind a checkpoint that cannot be read, now damaged-000000{step}" for step in (15, 10)
+    ]
+    assert "critic.safetensors" in told[1]
+    assert store.save(agent, 15) == store.path(15)

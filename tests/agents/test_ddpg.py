@@ -1,16 +1,23 @@
 """DDPG does what its formulas say, learns known problems and refuses what would spoil it."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from tests.agents.batches import SMALL, random_batch
+from tests.agents.contract import RecordAgentContract
 from tspace_core.agents import DDPG
 from tspace_core.agents.networks import Critic
-from tspace_core.config import DDPGHyperparameters, NoiseParameters
-from tspace_core.errors import AgentError
+from tspace_core.config import DDPGHyperparameters
 from tspace_core.storage.replay import ReplayBatch
+
+
+class TestContract(RecordAgentContract):
+    hyper = SMALL
+    wider: ClassVar = {"actor_hidden": (20,)}
 
 
 def weights(network: torch.nn.Module) -> dict[str, NDArray[np.float64]]:
@@ -146,98 +153,9 @@ def test_a_true_end_cuts_the_future_off(terminal: float, value: float) -> None:
     assert losses.mean_q == pytest.approx(value, rel=0.02)
 
 
-def test_noise_belongs_to_training_only() -> None:
-    hyper = SMALL.model_copy(update={"noise": NoiseParameters(sigma=50.0)})
-    state = np.ones(4, np.float32)
-    training, inferring = DDPG(hyper, 4, 3, seed=1), DDPG(hyper, 4, 3, seed=1, mode="infer")
-    np.testing.assert_array_equal(inferring.act(state), inferring.predict(state))
-    action = training.act(state)
-    assert action.shape == (3,)
-    assert action.dtype == np.float32
-    assert (action != training.predict(state)).all()
-    assert np.abs(action).max() == 1.0  # noise this strong must have been clipped
-    assert training.act(np.ones((5, 4), np.float32)).shape == (5, 3)
-
-
-def test_one_state_and_many_give_the_same_actions() -> None:
-    agent = DDPG(SMALL, 4, 3, seed=1)
-    states = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
-    many = agent.predict(states)
-    assert many.shape == (7, 3)
-    for state, action in zip(states, many, strict=True):
-        np.testing.assert_allclose(agent.predict(state), action, atol=1e-6)
-
-
-def test_inference_mode_says_what_to_do() -> None:
-    agent = DDPG(SMALL, 4, 3, mode="infer")
-    batch = random_batch(np.random.default_rng(0), 8, 4, 3)
-    for call in (lambda: agent.train(batch), agent.update_target):
-        with pytest.raises(AgentError, match=r"mode 'infer'.*mode='train'"):
-            call()
-
-
-@pytest.mark.parametrize("field", ["states", "actions", "rewards", "next_states", "terminals"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_batch_that_is_not_finite_changes_nothing(field: str, value: float) -> None:
-    agent = DDPG(SMALL, 4, 3, seed=1)
-    batch = random_batch(np.random.default_rng(0), 8, 4, 3)
-    agent.train(batch)
-    before = [weights(network) for network in (agent.actor, agent.critic)]
-    array = getattr(batch, field)
-    array.flat[2] = value
-    with pytest.raises(AgentError, match=rf"^{field} of the batch holds 1 values that are not finite"):
-        agent.train(batch)
-    for network, old in zip((agent.actor, agent.critic), before, strict=True):
-        for name, now in weights(network).items():
-            np.testing.assert_array_equal(now, old[name])
-    assert agent.updates == 1
-
-
-def test_wrong_shapes_are_named() -> None:
-    agent = DDPG(SMALL, 4, 3)
-    generator = np.random.default_rng(0)
-    with pytest.raises(AgentError, match=r"actions of the batch has shape \(8, 2\).*\(8, 3\)"):
-        agent.train(random_batch(generator, 8, 4, 2))
-    with pytest.raises(AgentError, match="holds no records"):
-        agent.train(random_batch(generator, 0, 4, 3))
-    with pytest.raises(AgentError, match=r"state has shape \(5,\), expected \(4,\)"):
-        agent.predict(np.zeros(5, np.float32))
-    with pytest.raises(AgentError, match="1 values that are not finite"):
-        agent.predict(np.array([0, np.nan, 0, 0], np.float32))
-    with pytest.raises(AgentError, match="mode is 'learn'"):
-        DDPG(SMALL, 4, 3, mode="learn")  # type: ignore[arg-type]
-    with pytest.raises(AgentError, match="action_dim is 0"):
-        DDPG(SMALL, 4, 0)
-
-
-def test_divergence_is_noticed() -> None:
-    agent = DDPG(SMALL, 4, 3)
-    batch = random_batch(np.random.default_rng(0), 8, 4, 3)
-    with pytest.raises(AgentError, match="critic loss is inf at update 1: training has diverged"):
-        agent.train(batch._replace(rewards=np.full(8, 1e30, np.float32)))
-
-
 def test_saturated_outputs_are_counted() -> None:
     agent = DDPG(SMALL, 4, 4)
     with torch.no_grad():
         agent.actor.output.bias.copy_(torch.tensor([9.0, -9.0, 9.0, 0.0]))
     losses = agent.train(random_batch(np.random.default_rng(0), 8, 4, 4))
     assert losses.saturated == 0.75
-
-
-def test_a_trained_agent_keeps_its_normaliser() -> None:
-    agent = DDPG(SMALL, 4, 3)
-    agent.train(random_batch(np.random.default_rng(0), 8, 4, 3))
-    with pytest.raises(AgentError, match="1 updates; fit the normaliser of a fresh agent"):
-        agent.fit_normaliser(np.zeros(4), np.ones(4))
-
-
-def test_only_the_seed_decides_the_start() -> None:
-    torch_state, threads = torch.get_rng_state(), torch.get_num_threads()
-    first, again, other = (DDPG(SMALL, 4, 3, seed=seed) for seed in (7, 7, 8))
-    state = np.ones(4, np.float32)
-    np.testing.assert_array_equal(first.predict(state), again.predict(state))
-    np.testing.assert_array_equal(first.act(state), again.act(state))
-    assert (first.predict(state) != other.predict(state)).any()
-    assert torch.equal(torch.get_rng_state(), torch_state)
-    assert torch.get_num_threads() == threads

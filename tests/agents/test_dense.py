@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.agents.batches import random_batch
 from tspace_core.agents.ddpg import DDPG
-from tspace_core.agents.dense import ActorPass, CriticPass
+from tspace_core.agents.dense import ActorPass, CriticPass, Memory
 from tspace_core.agents.flat import FlatParameters
 from tspace_core.agents.networks import Actor, Critic
 from tspace_core.config import DDPGHyperparameters
@@ -75,6 +75,41 @@ def test_critic_gradients_are_those_of_autograd(
     torch.testing.assert_close(to, by_action, rtol=1e-10, atol=1e-13)
     for name, value in gradients(flat).items():
         assert torch.equal(value, before[name]), f"{name}: the actor's step changed a gradient of the critic"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=sizes, states=sizes, actions=sizes, a=stacks, b=stacks, c=stacks, d=stacks, seed=st.integers(0, 99)
+)
+def test_passes_in_one_memory_disturb_each_other_in_no_step_of_an_update(
+    batch: int, states: int, actions: int, a: list[int], b: list[int], c: list[int], d: list[int], seed: int
+) -> None:
+    """Small sizes, so that layers of different networks often have the same shape."""
+    generator = torch.Generator().manual_seed(seed)
+    actors = [Actor(states, actions, d, generator).double() for _ in range(2)]
+    critics = [Critic(states, actions, (a, b, c), generator).double() for _ in range(2)]
+    state, following = (torch.randn(batch, states, generator=generator, dtype=torch.float64) for _ in "12")
+    action = torch.rand(batch, actions, generator=generator, dtype=torch.float64)
+    targets = critics[1](following, actors[1](following)).detach()
+    by_critic = torch.autograd.grad(
+        (critics[0](state, action) - targets).square().sum(), list(critics[0].parameters())
+    )
+    by_actor = torch.autograd.grad(critics[0](state, actors[0](state)).sum(), list(actors[0].parameters()))
+    flats = FlatParameters(actors[0]), FlatParameters(critics[0])
+    memory = Memory()
+    with torch.no_grad():
+        actor, target_actor = (ActorPass(each, batch, memory) for each in actors)
+        critic, target_critic = (CriticPass(each, batch, memory) for each in critics)
+        ahead = target_critic.forward(following, target_actor.forward(following)).clone()
+        critic.gradient.copy_(2.0 * (critic.forward(state, action) - ahead))
+        critic.backward()
+        critic.forward(state, actor.forward(state))
+        critic.gradient.fill_(1.0)
+        critic.action_gradient(to=actor.gradient)
+        actor.backward()
+    for flat, expected in zip(flats, (by_actor, by_critic), strict=True):
+        for found, value in zip(gradients(flat).values(), expected, strict=True):
+            torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-12)
 
 
 class PlainDDPG:

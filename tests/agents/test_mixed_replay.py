@@ -182,8 +182,11 @@ def test_sequences_mix_as_records_do(offline: Replay, growing: ReplayAppender) -
     np.testing.assert_allclose(np.diff(found.states[..., 0]), 1 / 1024)
     only = MixedReplay(offline, GrowingReplay(growing.directory), 0.0)
     assert only.sample_sequences(16, 6, np.random.default_rng(0)).memory is None
-    with pytest.raises(AgentError, match="a LiveReplay keeps records one by one and has no sequences"):
-        MixedReplay(offline, live_of(7), 0.5).sample_sequences(8, 6, np.random.default_rng(0))
+    both = MixedReplay(offline, live_of(7, 8), 0.5).sample_sequences(8, 12, np.random.default_rng(0))
+    assert both.begins is not None
+    np.testing.assert_array_equal(both.rewards[:4, 0], np.floor(both.rewards[:4, 0]))
+    assert both.begins[:4].tolist() == [1, 1, 1, 1], "10 records an episode, 12 asked for"
+    assert both.mask.sum(axis=1).tolist() == [10] * 4 + [12] * 4
 
 
 def test_recurrent_states_of_two_agents_do_not_mix(growing: ReplayAppender, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.agents.scored import VEHICLE, drive, put_agent, put_episodes
-from tspace_core.agents import DDPG, scoring
+from tspace_core.agents import DDPG, scorers, scoring
+from tspace_core.agents.scorers import Recorded, Values
 from tspace_core.agents.scores import total
 from tspace_core.agents.scoring import store_scores
 from tspace_core.agents.scoring_table import SCHEMA, read_scores
@@ -127,7 +128,7 @@ def test_blocks_leave_no_seam(
 ) -> None:
     whole = columns(Path(str(store_scores(lake, KEY, str(checkpoint)).path)))
     monkeypatch.setattr(scoring, "BLOCK", block)
-    monkeypatch.setattr(scoring, "STEP", 32)
+    monkeypatch.setattr(scorers, "STEP", 32)
     scoring.open_checkpoint.cache_clear()
     scores = store_scores(lake, KEY, str(checkpoint), again=True)
     scoring.open_checkpoint.cache_clear()
@@ -259,8 +260,8 @@ class TestBadInput:
         class Odd:
             state_dim, action_dim = answer.state_dim, answer.action_dim
 
-            def __call__(self, states: np.ndarray, actions: np.ndarray, /) -> scoring.Values:
-                values = answer(states, actions)
+            def __call__(self, records: Recorded, /) -> Values:
+                values = answer(records)
                 values.q_behaviour[41 + 3] = np.inf
                 return values
 

@@ -25,7 +25,7 @@ def test_a_bucket_gets_the_same_scores_as_a_disk(s3: S3, tmp_path: Path) -> None
     put_agent(mine, vehicle)
     with atomic_directory(lake.checkpoints("ddpg", "mine") / mine.name) as folder:
         shutil.copytree(mine, folder, dirs_exist_ok=True)
-    checkpoint = choose_checkpoint(lake, VEHICLE, "ddpg/mine/00000007")
+    checkpoint = choose_checkpoint(lake, VEHICLE, "ddpg/mine/00000007").checkpoint
     logs = lake.episode_logs(VEHICLE)
     assert isinstance(checkpoint, S3Path) and [log.key for log in logs] == keys
     report = score_logs(lake, vehicle, logs, checkpoint)

@@ -13,6 +13,8 @@ from tspace_core.agents import DDPG, CheckpointStore
 from tspace_core.agents.pictures import map_change_figure, typical_states
 from tspace_core.agents.returns import episode_returns, running_reward
 from tspace_core.agents.tracking import Tracker
+from tspace_core.agents.tracking_client import client_of
+from tspace_core.agents.tracking_send import send_waiting
 from tspace_core.agents.training import train_offline
 from tspace_core.config import settings
 from tspace_core.errors import AgentError
@@ -28,6 +30,14 @@ def replay(tmp_path: Path) -> Replay:
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One store a module: making MLflow's tables takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'new' / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What waits to be sent lies in a folder of this test."""
+    folder = tmp_path / "spool"
+    monkeypatch.setattr("tspace_core.agents.tracking.spool_folder", lambda: folder)
+    return folder
 
 
 def test_a_run_can_be_read_back(replay: Replay, tmp_path: Path, uri: str) -> None:
@@ -161,6 +171,35 @@ def test_a_run_that_is_gone_is_followed_by_a_new_one(uri: str, caplog: pytest.Lo
     assert run != "0" * 32
     assert mlflow.MlflowClient(tracking_uri=uri).get_run(run).data.tags["resumes"] == "0" * 32
     assert "tracking goes on in a new run" in caplog.text
+
+
+class FullDisk:
+    """A file that takes nothing any more."""
+
+    def write(self, content: bytes) -> int:
+        message = "no space left on device"
+        raise OSError(message)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_run_whose_end_cannot_be_written_is_ended_later(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(uri, experiment="full", spool=tmp_path / "spool")
+    run_id = tracker.start({}, {})
+    tracker.metrics(1, {"loss": 1.0})
+    writer = tracker._running()
+    writer._file.close()
+    writer._file = FullDisk()  # type: ignore[assignment]
+    tracker.metrics(2, {"loss": 2.0})
+    tracker.finish()
+    assert "what is tracked waits in memory" in caplog.text
+    assert "the last 2 lines could not be written" in caplog.text
+    assert send_waiting(tracker.spool).sent == [run_id]
+    assert tracker.spool.runs() == []
+    assert client_of(uri).get_run(run_id).info.status == "KILLED", "it is not shown as going on for ever"
 
 
 def test_the_default_store_lies_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,11 +40,14 @@ def test_exploration_goes_on_across_a_take_over(tmp_path: Path) -> None:
     folder = WeightsFolder(tmp_path / "w")
     path = folder.path(folder.publish(learned(), 8))
     one, other = (DDPG(SMALL, 6, 5, seed=9) for _ in range(2))
-    for driver in (one, other):
-        driver.act(STATES[0])
+    sessions = [agent.session(explore=True) for agent in (one, other)]
+    for session in sessions:
+        session.begin()
+        session.act(STATES[:1])
     one.take_policy(Checkpoint(path))
-    noise = one.act(STATES[0]) - one.predict(STATES[0])
-    np.testing.assert_allclose(noise, other.act(STATES[0]) - other.predict(STATES[0]), atol=1e-6)
+    noise, undisturbed = (session.act(STATES[:1]) - session.agent.predict(STATES[:1]) for session in sessions)
+    np.testing.assert_allclose(noise, undisturbed, atol=1e-6)
+    assert np.abs(noise).max() > 0
 
 
 def test_versions_go_on_and_the_newest_stay(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.bridge.world import FIRST_ROW, LIMIT_S, AgentTwin, await_message, free_port, until
+from tests.bridge.world import FIRST_ROW, LIMIT_S, AgentTwin, await_message, until
 from tests.link.remote_server import OK, Behaviour, Exchange, RemoteServer
+from tests.ports import free_port
 from tspace_core.bridge.base import BridgeBase, BridgeOptions
 from tspace_core.bridge.choice import bridge_of
 from tspace_core.config import Vehicle, load_vehicle
@@ -20,7 +20,7 @@ from tspace_core.config.link import PortConfig
 from tspace_core.config.settings import settings
 from tspace_core.link.channel import ChannelClient
 from tspace_core.link.endpoints import bridge_key
-from tspace_core.link.messages import Answer, Arm, Armed, Hello, Message, Observe, Report, Status
+from tspace_core.link.messages import Arm, Armed, Hello, Message, Observe, Report, Status
 
 Floats = NDArray[np.float32]
 
@@ -101,15 +101,6 @@ class RemoteAgent(AgentTwin):
     def arm(self, resume: str | None = None) -> Armed:
         self.client.send(Arm(by="test", resume=resume))
         return self.expect(Armed)
-
-    def flash(self, rows: Floats) -> Answer:
-        """A flash that is answered with something else than the time since the last one."""
-        deadline = time.monotonic() + LIMIT_S
-        answer = self.propose(1, rows)
-        while answer.reason.startswith("interval") and time.monotonic() < deadline:
-            threading.Event().wait(0.1)
-            answer = self.propose(1, rows)
-        return answer
 
 
 class RemoteWorld:

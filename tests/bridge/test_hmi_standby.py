@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tspace_core.bridge.hmi_standby import HmiStandby
 from tspace_core.link.requests import Spool
 from tspace_core.link.udp import udp_context
@@ -20,9 +21,7 @@ class Standing:
     """A standby in a thread, and an HMI that speaks to it."""
 
     def __init__(self, root: Path) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address: tuple[str, int] = probe.getsockname()
+        self.address = ("127.0.0.1", free_port())
         self.spool = Spool(root, "twin_truck")
         self.begun: queue.Queue[None] = queue.Queue()
         self.standby = HmiStandby(self.address, self.spool, lambda: self.begun.put(None))

@@ -36,7 +36,7 @@ while "sample" in armed.reason or "alive" in armed.reason:
     armed = agent.arm()
 rows = rows_from_hex(armed.live, 17)[8:12]
 rows = np.where(rows > 0, rows * np.float32(0.99), rows)
-print(agent.propose(1, rows).result, flush=True)
+print(agent.flash(rows).result, flush=True)
 threading.Event().wait(60)
 """
 
@@ -74,7 +74,7 @@ class Drive:
 
     def flashed(self) -> tuple[AgentTwin, Answer]:
         agent = self.armed()
-        answer = agent.propose(1, self.rows())
+        answer = agent.flash(self.rows())
         assert answer.result == "APPLIED", answer.reason
         return agent, answer
 

@@ -1,6 +1,7 @@
 """The HMI between runs, by message queue, and the hand-over to the run that its begin starts."""
 
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.link.queue_world import LIMIT_S, Listening, at, truck
+from tests.ports import free_port
 from tspace_core.bridge.hmi_standby import HmiStandby
 from tspace_core.bridge.rmq_standby import RmqStandby
 from tspace_core.bridge.standby import standby_of
@@ -53,7 +55,7 @@ class Standing:
 
 @pytest.fixture
 def double() -> Iterator[RocketMqDouble]:
-    with RocketMqDouble() as server:
+    with RocketMqDouble(free_port(socket.SOCK_STREAM)) as server:
         yield server
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tests.agents.scored import VEHICLE, drive, put_agent, put_episodes
 from tspace_core.agents import scoring
-from tspace_core.agents.offline_run import latest_agent, train_ddpg
+from tspace_core.agents.offline_run import latest_agent, train_agent
 from tspace_core.agents.release import release_agent
 from tspace_core.agents.scores import Scores
 from tspace_core.agents.scoring_table import read_scores
@@ -100,6 +100,7 @@ def test_for_people(lake: Lake, agent: Path) -> None:
     assert code == 0
     assert "3 logs scored, 0 skipped, 0 failed" in out and "120 records in 6 episodes" in out
     assert "no saving" in out and "3 of 3" in told
+    assert f"scored by {agent}, as named" in told
 
 
 def test_a_torn_log_costs_only_itself(lake: Lake, agent: Path) -> None:
@@ -129,6 +130,10 @@ def test_the_champion_is_scored_where_it_is_asked_for_or_nothing_was_trained(
     assert code == 0 and "champion" in found["checkpoint"]
     code, again, _ = score(lake)
     assert code == 0 and again["skipped"] == KEYS
+    code, _, told = score(lake, "--agent", "ddpg")
+    assert code == 0 and "scored by the champion, ddpg mine step 7" in told
+    code, _, told = score(lake, "--agent", "idql")
+    assert code == 2 and f"no idql agent was trained for {VEHICLE}" in told
     code, same, _ = score(lake, "--checkpoint", str(agent))
     assert code == 0 and same["skipped"] == KEYS, "a copy of a checkpoint is the same checkpoint"
 
@@ -177,7 +182,9 @@ class TestTrain:
         return found
 
     def train(self, lake: Lake, *arguments: str) -> tuple[int, dict[str, Any], str]:
-        code, out, told = tspace(lake, "train", "--json", *arguments)
+        if "--track" not in arguments:
+            arguments = (*arguments, "--no-track")  # making a tracking store takes seconds
+        code, out, told = tspace(lake, "train", "--json", "--repeat-records", *arguments)
         return code, json.loads(out) if out else {}, told
 
     @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
@@ -198,8 +205,18 @@ class TestTrain:
         assert code == 1 and list(found["trained"]) == [VEHICLE]
         assert "holds no replay buffer" in found["failed"]["bmw_i3"] and "1 of 2 vehicles failed" in told
 
+    def test_a_training_is_in_mlflow_beside_the_lake(self, lake: Lake) -> None:
+        _, found, _ = self.train(lake, "--track", "--vehicle", VEHICLE, "--updates", "3")
+        from tspace_core.agents.tracking_client import client_of
+
+        client = client_of(f"sqlite:///{lake.local / 'mlflow.db'}")
+        run = client.get_run(str(latest_agent(lake, VEHICLE).summary.run_id))
+        assert run.info.run_name == found["trained"][VEHICLE]["run"] and run.info.status == "FINISHED"
+        assert len(client.get_metric_history(run.info.run_id, "critic_loss")) == 1
+        assert len(list(lake.local.glob("mlartifacts/**/map_change.png"))) == 1
+
     def test_the_seed_makes_another_run(self, lake: Lake) -> None:
-        first = train_ddpg(lake, VEHICLE, updates=3)
+        first = train_agent(lake, VEHICLE, updates=3, repeat_records=True)
         _, found, _ = self.train(lake, "--vehicle", VEHICLE, "--updates", "3", "--seed", "11")
         assert found["trained"][VEHICLE]["run"] != first.run and not found["skipped"]
         _, back, _ = self.train(lake, "--vehicle", VEHICLE, "--updates", "3")

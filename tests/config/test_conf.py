@@ -9,6 +9,7 @@ import yaml
 
 from tspace_core.config import (
     MapFormula,
+    RDPGHyperparameters,
     driver_ids,
     formula_map,
     load_driver,
@@ -19,6 +20,7 @@ from tspace_core.config import (
     settings,
     vehicle_ids,
 )
+from tspace_core.config.base import parse
 from tspace_core.errors import ConfigError, UnknownNameError
 
 SHIPPED = {"twin_truck", "twin_mule", "twin_remote", "leaf_gen1", "leaf_eplus62", "ioniq28", "bmw_i3"}
@@ -54,6 +56,11 @@ def test_twins_stay_within_their_torque(vehicle_id: str, rows: int) -> None:
 
 def test_a_substitute_is_stated() -> None:
     assert "torque request" in load_vehicle("leaf_gen1").substitutes["thrust"].lower()
+
+
+def test_only_fields_to_correct_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"1 wrong field\(s\)\n  context: .* equal to 1 .value seen: 0.$"):
+        parse(RDPGHyperparameters, {"context": 0}, tmp_path / "rdpg.yaml")
 
 
 def test_drivers_and_hyperparameters_load() -> None:

@@ -40,6 +40,17 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         settings()
 
 
+def test_agents_that_are_retrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings().retraining.agents == ("ddpg",)
+    monkeypatch.setenv("TSPACE_RETRAINING__AGENTS", '["idql", "ddpg", "idql"]')
+    settings.cache_clear()
+    assert settings().retraining.agents == ("idql", "ddpg")
+    monkeypatch.setenv("TSPACE_RETRAINING__AGENTS", '["ddqn"]')
+    settings.cache_clear()
+    with pytest.raises(ConfigError, match=r"retraining\.agents: .*no agent 'ddqn'; known are ddpg, rd"):
+        settings()
+
+
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSPACE_MONGODB_URI", "mongodb://user:secret@host/db")
     monkeypatch.setenv("TSPACE_REMOTE__AUTHORIZATION", "Bearer secret")

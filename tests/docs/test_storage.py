@@ -90,7 +90,7 @@ def test_every_block_is_run() -> None:
 
 
 def test_the_lake(folder: Path) -> None:
-    tspace("train", "--vehicle", VEHICLE, "--updates", "2")
+    tspace("train", "--vehicle", VEHICLE, "--updates", "2", "--repeat-records")
     for code in blocks("lake"):
         assert run(code, folder).strip()
 

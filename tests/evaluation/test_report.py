@@ -12,15 +12,20 @@ from tests.evaluation.conftest import Drives
 from tspace_core.config import Vehicle
 from tspace_core.evaluation import figures
 from tspace_core.evaluation.comparison import Comparison
+from tspace_core.evaluation.fitted_q import RecordedEpisode, estimate_policy
+from tspace_core.evaluation.release_bar import Finding
 from tspace_core.evaluation.report import write_report
 from tspace_core.evaluation.sections import (
     DataSection,
     EpisodesLine,
     LogLine,
+    OffPolicySection,
     Provenance,
+    ReleaseLine,
     SignalLine,
     TrainingSection,
 )
+from tspace_core.twin.fleet_guard import GuardCount
 
 EVIL = "<script>alert('x')</script> & <b>bold</b>"
 
@@ -178,3 +183,69 @@ def test_drives_that_all_failed_still_make_a_report(
     comparison = Comparison.of_drives(drives, vehicle_id=vehicle.id, cycle="made")
     path = write_report(tmp_path / "report.html", title="Failed", vehicle=vehicle, comparison=comparison)
     assert "none of its 15 drives can be compared" in Page(path.read_text(encoding="utf-8")).text
+
+
+def test_a_guarded_comparison_says_what_the_guard_did_and_who_clears_the_bar(
+    vehicle: Vehicle, drives_of: Drives, tmp_path: Path
+) -> None:
+    drives = [
+        drives_of("default"),
+        drives_of("best_static", lambda driver, seed: 2.0 + 0.1 * seed),
+        drives_of("ddpg", lambda driver, seed: 1.0 + 0.1 * seed),
+        drives_of("idql", lambda driver, seed: 0.5 + 0.1 * seed),
+    ]
+    said = GuardCount(
+        proposals=1234, violations={"contradiction": 2}, clipped={"budget": 34}, cells=68 * 1234
+    )
+    comparison = Comparison.of_drives(
+        pl.concat(drives), vehicle_id=vehicle.id, cycle="made", guard={"ddpg": said, "idql": GuardCount()}
+    )
+    static = comparison.summary.subject.against_static
+    assert comparison.summary.subject.name == "ddpg"
+    assert static is not None and static.share == pytest.approx(1.2 / 2.2)
+    assert static.sentence == (
+        "ddpg does not beat the best static map: -1.00 % of energy [-1.00, -1.00] against best_static, "
+        "55 % of its saving."
+    )
+    below = Finding(
+        rule="guard_violations", value=2, limit=0, unit="", passed=False, sentence="impossible proposals: 2"
+    )
+    estimate = estimate_policy(
+        [
+            RecordedEpisode(
+                np.eye(4, dtype=np.float32),
+                np.eye(3, dtype=np.float32),
+                np.ones(3, np.float32),
+                terminal=True,
+            )
+        ],
+        lambda states: np.zeros((len(states), 3), np.float32),
+    )
+    path = write_report(
+        tmp_path / "report.html",
+        title="Guarded",
+        vehicle=vehicle,
+        comparison=comparison,
+        off_policy=OffPolicySection(estimates={"ddpg": estimate}, reward_kind="energy_shaped", note=EVIL),
+        releases=[
+            ReleaseLine(agent="ddpg", findings=(below,)),
+            ReleaseLine(agent="idql", findings=()),
+        ],
+    )
+    source = path.read_text(encoding="utf-8")
+    text = Page(source).text
+    assert "<script" not in source
+    for words in (
+        static.sentence,
+        "A guard stood in every vehicle",
+        "contradiction 2",
+        "ddpg: is below the bar and is not released",
+        "idql: clears the bar",
+        "\u2717 impossible proposals: 2",
+        "no proof of a saving; nothing is released by it",
+        estimate.caveats[0],
+        "reward energy shaped",
+    ):
+        assert words in text, words
+    bare = write_report(tmp_path / "bare.html", title="Bare", vehicle=vehicle, comparison=comparison)
+    assert "no proof of a saving; nothing" not in bare.read_text(encoding="utf-8")

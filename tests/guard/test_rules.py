@@ -108,10 +108,14 @@ def test_two_budgets_from_the_reference_are_the_most_that_is_clipped() -> None:
     taken(ask(reference - 500.0))
     for beyond in (500.001, -500.001):
         rows = reference.copy()
+        rows[0, 1] += 500.0  # at the limit, and before the other one
         rows[2, 5] += beyond
         answer = refused(ask(rows))
         assert answer.rule == "order"
         assert "250" in answer.reason
+        assert f"{rows[2, 5]:g} Nm is 500 Nm from the reference" in answer.reason, (
+            "the cell that is wrong, not another one"
+        )
 
 
 def test_a_double_that_is_no_float32_is_refused() -> None:

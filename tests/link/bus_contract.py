@@ -3,7 +3,6 @@
 import contextlib
 import random
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 
@@ -20,12 +19,6 @@ LAST = 0x7EF
 """Id of the frame that ends a test's traffic."""
 
 Sent = tuple[int, bytes, bool]
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 class Ear:

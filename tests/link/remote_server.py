@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from tests.ports import free_port
+
 LIMIT_S = 20.0
 
 
@@ -148,7 +150,7 @@ class RemoteServer:
         self._script: queue.Queue[Behaviour] = queue.Queue()
         self.requests: list[Request] = []
         self.connections = 0
-        self.port = 0
+        self.port = free_port(socket.SOCK_STREAM)  # stays ours while nobody listens
         self._seen = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
@@ -171,7 +173,6 @@ class RemoteServer:
         """Listen; after ``stop`` on the same port again."""
         self._ending = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=16)
-        self.port = self._listener.getsockname()[1]
         self._spawn(self._accept, self._listener, self._ending)
 
     def stop(self) -> None:
@@ -228,9 +229,11 @@ class RemoteServer:
                     connection = self._tls.wrap_socket(plain, server_side=True)
                 while (request := _read(connection)) is not None:
                     with self._seen:
+                        # Together: who has seen this one may send the next, which is not to be answered so.
+                        behave = self._behaviour()
                         self.requests.append(request)
                         self._seen.notify_all()
-                    self._behaviour()(Exchange(request, connection, ending))
+                    behave(Exchange(request, connection, ending))
         finally:
             with self._seen:
                 self._open.discard(plain)

@@ -13,7 +13,8 @@ import can
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from tests.link.bus_contract import LAST, PATIENCE_S, BusContract, Ear, free_port, sent, without_modules
+from tests.link.bus_contract import LAST, PATIENCE_S, BusContract, Ear, sent, without_modules
+from tests.ports import free_port
 from tspace_core.config.link import BusConfig
 from tspace_core.errors import BusError
 from tspace_core.link import bus as bus_module

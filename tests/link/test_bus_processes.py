@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.link.bus_contract import PATIENCE_S, Ear, free_port
+from tests.link.bus_contract import PATIENCE_S, Ear
 from tests.link.bus_peer import ANSWER, STOP
+from tests.ports import free_port
 from tspace_core.config.link import BusConfig
 from tspace_core.link.bus import SharedBus
 

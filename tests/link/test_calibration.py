@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.link.bus_contract import free_port
 from tests.link.test_xcp_transports import udp_slave
 from tests.link.xcp_doubles import IntoVcu, config_of, flashing, simulated_vcu, truck, virtual_bus
+from tests.ports import free_port
 from tspace_core.config.link import BusConfig
 from tspace_core.config.settings import settings
 from tspace_core.config.vehicle import Vehicle

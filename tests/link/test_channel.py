@@ -317,10 +317,10 @@ def test_the_end_of_the_bridge_is_an_error_at_the_agent(served: Served) -> None:
 
 
 def test_nobody_there_says_what_to_start() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with pytest.raises(ChannelError, match="tspace bridge --vehicle twin_truck"):
-        ChannelClient.connect("127.0.0.1", port, KEY, HELLO)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # held, so that nobody else comes to listen there
+        with pytest.raises(ChannelError, match="tspace bridge --vehicle twin_truck"):
+            ChannelClient.connect("127.0.0.1", silent.getsockname()[1], KEY, HELLO)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "bridge.example.org"])

@@ -64,12 +64,12 @@ def test_a_call_that_is_aborted_twice_at_once_leaves_the_connection_free(server:
 
 
 def test_a_call_that_is_aborted_as_its_time_is_over_leaves_the_connection_free(server: RemoteServer) -> None:
-    vehicle = quick_truck(0.05)
+    vehicle = quick_truck(0.25)  # time enough for the request to come at all
     with RemoteCanClient(vehicle, url=server.url) as client:
         between = threading.Event()
         for number in range(10):
             thread, why = failed_call(client, server, 0.05)
-            between.wait(0.08 + 0.003 * number)
+            between.wait(0.28 + 0.003 * number)
             client.abort("exit")
             thread.join(LONG_S)
             assert "code 1002" in why[0] or "aborted: exit" in why[0]

@@ -152,8 +152,8 @@ def test_two_threads_take_turns(server: RemoteServer) -> None:
 
 
 def test_the_limit_of_a_call_counts_from_its_turn(server: RemoteServer) -> None:
-    server.script(late(0.6, WINDOW), late(0.6, WINDOW))
-    with client(server, get_signal_margin_s=0.5) as remote:
+    server.script(late(1.2, WINDOW), late(1.2, WINDOW))
+    with client(server, get_signal_margin_s=1.5) as remote:
         first = Later(lambda: remote.get_signals(0.5))
         server.wait_for(1)
         second = Later(lambda: remote.get_signals(0.5))
@@ -223,11 +223,11 @@ def test_a_client_that_was_never_used_closes(server: RemoteServer) -> None:
 
 def test_waiting_for_the_service_is_told_apart_from_our_own_time(server: RemoteServer) -> None:
     with client(server) as remote:
-        server.script(late(0.3, WINDOW), WINDOW)
+        server.script(late(1.0, WINDOW), WINDOW)
         remote.get_signals(4)
-        assert 0.3 <= remote.last_service_s < LIMIT_S
+        assert 1.0 <= remote.last_service_s < LIMIT_S
         remote.get_signals(4)
-        assert 0.0 < remote.last_service_s < 0.3
+        assert 0.0 < remote.last_service_s < 1.0
         server.script(answer({}, 503), WINDOW)
         with client(server, backoff_s=0.4) as slow:
             slow.get_signals(4)
@@ -277,11 +277,11 @@ def test_settings_give_place_and_secret(server: RemoteServer, monkeypatch: pytes
     ],
 )  # fmt: skip
 def test_an_unsafe_or_wrong_url_is_refused(url: str) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(ConfigError, match="TSPACE_REMOTE__URL") as caught:
         RemoteCanClient(truck(), url=url)
     assert "pass" not in str(caught.value)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before  # one of an earlier test may end meanwhile
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_window_is_read_from_a_real_storage(server: RemoteServer, s3: S3) -> N
     with RemoteCanClient(vehicle, url=server.url) as remote:
         found = decode_window(remote.get_signals(4.0), vehicle, near_ns=start_ns, units=4)
         server.default = answer({"success": True, "oss_link": f"s3://{s3.bucket}/{VIN}/missing.json"})
-        with RemoteCanClient(truck(buckets=(s3.bucket,), get_signal_margin_s=0.2), url=server.url) as quick:
+        with RemoteCanClient(truck(buckets=(s3.bucket,), get_signal_margin_s=1.5), url=server.url) as quick:
             error = failed(lambda: quick.get_signals(0.2))
     assert found.reason == ""
     assert found.time_ns[0] == start_ns
@@ -109,11 +109,11 @@ def test_an_object_that_does_not_come_is_2002_at_the_limit(
 
 def test_a_storage_that_hangs_exceeds_no_limit(server: RemoteServer, storage: RemoteServer) -> None:
     storage.script(hang)
-    with client(server, get_signal_margin_s=0.3) as remote:
+    with client(server, get_signal_margin_s=1.2) as remote:
         call = Later(lambda: remote.get_signals(0.3))
         error = call.remote_error()
         assert error.code == 2002
-        assert "not done within 0.6 s, reading s3://windows" in str(error)
+        assert "not done within 1.5 s, reading s3://windows" in str(error)
         assert call.took_s < LIMIT_S / 2
 
 

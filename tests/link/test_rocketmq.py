@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from pydantic import SecretStr
 
 from tests.conftest import PROJECT
 from tests.link.queue_world import LIMIT_S, at
+from tests.ports import free_port
 from tspace_core.config.settings import settings
 from tspace_core.errors import ConfigError, QueueError
 from tspace_core.link.rocketmq import QueueServers, RmqConsumer, RmqProducer
@@ -29,7 +31,7 @@ SECRET = "s3cret-of-the-queue"
 
 @pytest.fixture
 def double() -> Iterator[RocketMqDouble]:
-    with RocketMqDouble() as server:
+    with RocketMqDouble(free_port(socket.SOCK_STREAM)) as server:
         yield server
 
 
@@ -172,7 +174,7 @@ def test_nothing_stays_behind(double: RocketMqDouble) -> None:
         with pytest.raises(QueueError):
             use()
     pause = threading.Event()
-    for _ in range(100):
+    for _ in range(400):
         if threads() <= before:
             break
         pause.wait(0.05)

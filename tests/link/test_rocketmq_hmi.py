@@ -1,5 +1,6 @@
 """Hearing the HMI through the vendor's client: order, history, garbage, outages, hand-over."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.link.queue_world import LIMIT_S, Listening, at, truck
+from tests.ports import free_port
 from tspace_core.link.rocketmq import READY_TOPIC, QueueServers
 from tspace_core.link.rocketmq_heard import FILE, KEPT, Heard
 from tspace_core.link.rocketmq_hmi import LATE_BEGIN_S
@@ -19,7 +21,7 @@ from tspace_core.twin.rocketmq_double import RocketMqDouble
 @pytest.fixture(params=[True, False], ids=["stamped", "unstamped"])
 def double(request: pytest.FixtureRequest) -> Iterator[RocketMqDouble]:
     """A server that stamps messages with its time, and one that does not."""
-    with RocketMqDouble(stamps=request.param) as server:
+    with RocketMqDouble(free_port(socket.SOCK_STREAM), stamps=request.param) as server:
         yield server
 
 
@@ -143,7 +145,7 @@ def test_a_server_that_is_down_and_back_costs_one_failure_and_no_message(
 
 
 def test_a_server_that_comes_up_late_is_found(tmp_path: Path) -> None:
-    double = RocketMqDouble().start()
+    double = RocketMqDouble(free_port(socket.SOCK_STREAM)).start()
     double.stop()
     listening = Listening(at(double), tmp_path, double=double).start()
     assert "UNAVAILABLE" in listening.failed.get(timeout=LIMIT_S)
@@ -156,7 +158,7 @@ def test_a_server_that_comes_up_late_is_found(tmp_path: Path) -> None:
 
 
 def test_of_several_servers_the_one_that_is_up_is_used(tmp_path: Path) -> None:
-    gone = RocketMqDouble().start()
+    gone = RocketMqDouble(free_port(socket.SOCK_STREAM)).start()
     gone.stop()
     with RocketMqDouble() as double:
         servers = QueueServers((gone.endpoints, double.endpoints), tls=False)
@@ -167,7 +169,7 @@ def test_of_several_servers_the_one_that_is_up_is_used(tmp_path: Path) -> None:
 
 
 def test_it_ends_while_no_server_answers(tmp_path: Path) -> None:
-    double = RocketMqDouble().start()
+    double = RocketMqDouble(free_port(socket.SOCK_STREAM)).start()
     double.stop()
     listening = Listening(at(double), tmp_path, double=double).start()
     listening.failed.get(timeout=LIMIT_S)

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 import can
 import pytest
 
-from tests.link.bus_contract import free_port
 from tests.link.xcp_doubles import config_of, truck, virtual_bus
+from tests.ports import free_port
 from tspace_core.config.link import BusConfig
 from tspace_core.errors import BusError, LinkError, XcpProtocolError, XcpTimeoutError
 from tspace_core.link.bus import SharedBus

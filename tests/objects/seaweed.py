@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 
 import pytest
 
+from tests.ports import free_port
 from tspace_core.config.settings import settings
 
 START_S = 60.0
@@ -27,14 +28,10 @@ _ROLES = ("master.port", "volume.port", "filer.port", "s3.port")
 
 def free_ports(count: int) -> list[int]:
     """Ports that are free now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port(socket.SOCK_STREAM))
+    return list(ports)
 
 
 class SeaweedServer:
@@ -79,7 +76,7 @@ class SeaweedServer:
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             config=Config(
-                connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1},
+                connect_timeout=2, read_timeout=30, retries={"total_max_attempts": 1},
                 s3={"addressing_style": "path"},
             ),
         )  # fmt: skip

@@ -4,15 +4,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tests.agents.batches import SMALL
 from tests.online.builders import small_vehicle
 from tests.online.fake_car import Answer, FakeCar, applied
 from tspace_core.agents.tracking import NullTracker, Status
-from tspace_core.config import Vehicle
+from tspace_core.config import AgentHyperparameters, Vehicle
+from tspace_core.errors import OnlineError, TspaceError
 from tspace_core.objects.path import AnyPath
 from tspace_core.online.avatar import Avatar, AvatarOptions, ResumeFrom
 from tspace_core.online.learner import LearnerFailed
-from tspace_core.online.learner_protocol import EpisodeLearned, LearnerSpec
+from tspace_core.online.learner_core import LearnerCore
+from tspace_core.online.learner_protocol import EpisodeLearned, LearnerReady, LearnerSpec
 from tspace_core.online.results import EpisodeResult
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.replay import ReplayBatch
@@ -27,16 +32,24 @@ class FakeLearner:
         self.dies_at = dies_at
         self.calls: list[tuple[Any, ...]] = []
         self.batches: list[ReplayBatch] = []
+        self.memories: list[NDArray[np.float32] | None] = []
         self.path: Path | None = None
+        self.wake: Callable[[], None] = lambda: None
         self.stored_at_start: list[int] = []
 
     def start(self) -> None:
         self.calls.append(("start",))
         self.stored_at_start.append(len(Lake(self.spec.lake).episode_manifests()))
 
-    def add(self, records: ReplayBatch) -> bool:
+    def require_ready(self) -> LearnerReady:
+        return LearnerReady(
+            updates=0, records=0, checkpoint=None, offline_records=0, live_records=0, notes=()
+        )
+
+    def add(self, records: ReplayBatch, memory: NDArray[np.float32] | None = None) -> bool:
         self.calls.append(("add", float(records.rewards[0])))
         self.batches.append(records)
+        self.memories.append(memory)
         return True
 
     def end_episode(self, number: int, *, valid: bool) -> EpisodeLearned | LearnerFailed:
@@ -51,6 +64,14 @@ class FakeLearner:
             weights_version=number, records=3, refused=0, live_records=3, offline_records=0, learning_s=0.1,
         )  # fmt: skip
 
+    def give(self, weights: Path) -> None:
+        """As if it had learned."""
+        self.path = weights
+        self.wake()
+
+    def on_weights(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+
     def weights(self) -> Path | None:
         path, self.path = self.path, None
         return path
@@ -58,6 +79,17 @@ class FakeLearner:
     def stop(self) -> Path | None:
         self.calls.append(("stop",))
         return Path("last")
+
+
+class CoreLearner(FakeLearner):
+    """Begins as a real one does, in this process."""
+
+    def require_ready(self) -> LearnerReady:
+        try:
+            return LearnerCore(self.spec).ready()
+        except TspaceError as error:
+            message = f"the learner of {self.spec.vehicle_id} cannot begin: {error}"
+            raise OnlineError(message) from error
 
 
 class NotingTracker(NullTracker):
@@ -96,6 +128,8 @@ class Run:
         answer: what becomes of proposals.
         dies_at: episodes at which the learner dies.
         on_episode: the caller's.
+        hyper: of the agent; None: as options, release and vehicle say.
+        kind: of learner.
         hold: the vehicle waits at the end of the script until it is stopped.
     """
 
@@ -111,6 +145,8 @@ class Run:
         on_episode: Callable[[EpisodeResult], object] | None = None,
         hold: bool = False,
         tracker: NotingTracker | None = None,
+        hyper: AgentHyperparameters | None = SMALL,
+        kind: type[FakeLearner] = FakeLearner,
     ) -> None:
         self.lake = Lake(root)
         self.vehicle = vehicle or small_vehicle()
@@ -120,6 +156,7 @@ class Run:
         self.learners: list[FakeLearner] = []
         self.tracker = tracker or NotingTracker()
         self._script, self._answer, self._dies_at, self._hold = script, answer, dies_at, hold
+        self._kind = kind
         self.avatar = Avatar(
             self.vehicle,
             self.lake,
@@ -129,7 +166,7 @@ class Run:
             car=self._car,
             learner=self._learner,
             tracker=self.tracker,
-            hyper=SMALL,
+            hyper=hyper,
         )
 
     @property
@@ -145,5 +182,5 @@ class Run:
         return self.cars[-1]
 
     def _learner(self, spec: LearnerSpec) -> FakeLearner:
-        self.learners.append(FakeLearner(spec, dies_at=self._dies_at))
+        self.learners.append(self._kind(spec, dies_at=self._dies_at))
         return self.learners[-1]

@@ -1,6 +1,7 @@
 """A vehicle interface that follows a script: what the control loop sees, without sockets and clocks."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,8 @@ from tspace_core.vehicle.stream import (
 )
 from tspace_core.vehicle.windows import Window
 
+PATIENCE_S = 120.0
+"""Longest wait for the control loop; an item that came earlier would be a late one."""
 Answer = Callable[[RowsProposal], FlashOutcomeView]
 
 
@@ -120,7 +123,10 @@ class FakeCar:
         self.stream.asked.set()
 
     def _put(self, item: StreamItem) -> None:
-        self.stream.asked.wait(10.0)
+        until = time.monotonic() + PATIENCE_S
+        # A loop that has died asks no more; its run stops then.
+        while not self.stream.asked.wait(0.1) and not self._stopping.is_set() and time.monotonic() < until:
+            pass
         self.stream.asked.clear()
         if isinstance(item, EpisodeBegun) and item.armed and item.live is None:
             start = self._resume()

@@ -1,7 +1,9 @@
 """The control loop against a vehicle interface that follows a script."""
 
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from tests.online.fake_car import Answer, FakeCar, applied, begun, ended, episod
 from tspace_core.agents import DDPG
 from tspace_core.config import TorqueMap, Vehicle, load_site
 from tspace_core.errors import AgentError
-from tspace_core.objects.path import AnyPath
+from tspace_core.online import cruncher as control_loop
 from tspace_core.online.cruncher import LATE_FLASH, LATE_WINDOW, Cruncher, CruncherSetup, FinishedEpisode
-from tspace_core.online.driver_agent import DriverAgent
+from tspace_core.online.driver_agent import DriverAgent, Successor
 from tspace_core.online.recording import Record
 from tspace_core.records.episode import RecordFlag
 from tspace_core.vehicle.interface import FlashOutcomeView, RowsProposal
@@ -30,8 +32,8 @@ class Lessons:
         self.begun: list[tuple[int, str]] = []
         self.records: list[Record] = []
         self.episodes: list[FinishedEpisode] = []
-        self.new_weights: list[Path] = []
-        self.new_release: list[Path] = []
+        self.new_weights: list[Successor] = []
+        self.new_release: list[Successor] = []
         self.asked = 0
 
     def began(self, number: int, note: str) -> None:
@@ -43,11 +45,11 @@ class Lessons:
     def finished(self, episode: FinishedEpisode) -> None:
         self.episodes.append(episode)
 
-    def weights(self) -> Path | None:
+    def weights(self, wait_s: float = 0.0) -> Successor | None:
         self.asked += 1
         return self.new_weights.pop(0) if self.new_weights else None
 
-    def release(self) -> Path | None:
+    def release(self, wait_s: float = 0.0) -> Successor | None:
         return self.new_release.pop(0) if self.new_release else None
 
 
@@ -63,7 +65,7 @@ class SteadyAgent(DriverAgent):
     def begin_episode(self) -> None:
         self.begins += 1
 
-    def act(self, state: np.ndarray) -> np.ndarray:
+    def act(self, state: np.ndarray, reward: float | None = None) -> np.ndarray:
         self.states.append(state)
         return np.full(68, self.value, np.float32)
 
@@ -260,6 +262,7 @@ def test_a_window_that_comes_late_is_not_decided_on() -> None:
 
 def test_a_flash_that_takes_longer_than_its_half_step_is_not_learned_from() -> None:
     vehicle = small_vehicle()
+    vehicle = vehicle.model_copy(update={"online": vehicle.online.model_copy(update={"late_flash_s": None})})
     waiting = threading.Event()
 
     def slow(proposal: RowsProposal) -> FlashOutcomeView:
@@ -308,17 +311,21 @@ def test_weights_are_taken_over_at_the_border_that_the_vehicle_says(
     lessons, taken = Lessons(), []
 
     class Watching(SteadyAgent):
-        def take_over(self, weights: AnyPath) -> bool:
+        def take_over(self, successor: Successor) -> None:
             taken.append(len(self.states))
-            return super().take_over(weights)
+            super().take_over(successor)
+
+    agent = Watching(0.1)
+    weights = agent.prepare(tmp_path / "w")
+    assert weights is not None
 
     def answer(proposal: RowsProposal) -> FlashOutcomeView:
         if not taken and not lessons.new_weights:
-            lessons.new_weights.append(tmp_path / "w")
+            lessons.new_weights.append(weights)
         return applied(proposal)
 
     script = [*episode(vehicle, 1, 9), *episode(vehicle, 2, 5)]
-    crunch(vehicle, script, agent=Watching(0.1), answer=answer, lessons=lessons)
+    crunch(vehicle, script, agent=agent, answer=answer, lessons=lessons)
     assert taken[0] == taken_after
 
 
@@ -326,10 +333,12 @@ def test_a_release_is_taken_over_at_the_next_episode(tmp_path: Path) -> None:
     vehicle = weights_at(small_vehicle(), "step")
     DDPG(SMALL, DIM, 68, seed=9).save_policy(tmp_path / "champion")
     lessons, agent = Lessons(), SteadyAgent(0.1)
+    champion = agent.prepare(tmp_path / "champion")
+    assert champion is not None
 
     def answer(proposal: RowsProposal) -> FlashOutcomeView:
         if not lessons.episodes and not lessons.new_release:
-            lessons.new_release.append(tmp_path / "champion")
+            lessons.new_release.append(champion)
         return applied(proposal)
 
     crunch(
@@ -342,11 +351,32 @@ def test_a_release_is_taken_over_at_the_next_episode(tmp_path: Path) -> None:
     assert [found.agent for found in lessons.episodes] == [None, tmp_path / "champion"]
 
 
+def test_an_episode_s_begin_waits_once_for_all_that_may_drive_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that takes all the time leaves none for the next: two would be longer than a first window."""
+    waits, now = [], [50.0]
+    clock = SimpleNamespace(
+        monotonic=lambda: now[0], monotonic_ns=time.monotonic_ns, perf_counter_ns=time.perf_counter_ns
+    )
+    monkeypatch.setattr(control_loop, "time", clock)
+
+    class Slow(Lessons):
+        def weights(self, wait_s: float = 0.0) -> Successor | None:
+            waits.append(wait_s)
+            now[0] += wait_s
+            return None
+
+        release = weights
+
+    vehicle = weights_at(small_vehicle(), "episode")
+    crunch(vehicle, episode(vehicle, 1, 5), agent=SteadyAgent(0.1), lessons=Slow())
+    assert waits == [control_loop.BEGIN_S, 0.0]
+
+
 def test_a_policy_that_diverges_ends_the_loop_and_throws_the_episode_away() -> None:
     vehicle = small_vehicle()
 
     class Diverging(SteadyAgent):
-        def act(self, state: np.ndarray) -> np.ndarray:
+        def act(self, state: np.ndarray, reward: float | None = None) -> np.ndarray:
             message = "68 values that are not finite"
             raise AgentError(message)
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from tests.agents.batches import SMALL
-from tspace_core.agents import DDPG
+from tests.online.builders import taken_over
+from tspace_core.agents import DDPG, DPG
+from tspace_core.agents.made_for import made_for
 from tspace_core.agents.weights import WeightsFolder
 from tspace_core.config import Vehicle, load_vehicle
 from tspace_core.errors import AgentError, CheckpointError, OnlineError
-from tspace_core.online.driver_agent import DriverAgent, first_agent, fresh_ddpg, typical_states
+from tspace_core.online.driver_agent import DriverAgent, first_agent, fresh_agent, typical_states
 
 DIM = 90
 
@@ -30,7 +32,7 @@ def test_in_inference_it_gives_the_policys_own_action_always(tmp_path: Path, veh
     agent.save(tmp_path / "c")
     driver = first_agent(vehicle, SMALL, checkpoint=tmp_path / "c", replay=None, infer=True)
     for seed in range(5):
-        assert np.array_equal(driver.act(state(seed)), agent.predict(state(seed)))
+        assert np.allclose(driver.act(state(seed)), agent.predict(state(seed)), rtol=0, atol=1e-5)
     assert driver.source == tmp_path / "c"
 
 
@@ -77,7 +79,7 @@ def test_weights_are_taken_over_whole(tmp_path: Path, vehicle: Vehicle) -> None:
     learned.fit_normaliser(*typical_states(vehicle))
     folder = WeightsFolder(tmp_path / "weights")
     path = folder.path(folder.publish(learned, 40))
-    assert driver.take_over(path)
+    assert taken_over(driver, path)
     assert driver.source == path
     assert np.array_equal(driver.agent.predict(state()), learned.predict(state()))
 
@@ -97,22 +99,58 @@ def test_weights_that_are_no_good_are_left(tmp_path: Path, vehicle: Vehicle, dam
     if damage == "cut off":
         file = path / "actor.safetensors"
         file.write_bytes(file.read_bytes()[:-1])
-    assert not driver.take_over(path)
+    assert not taken_over(driver, path)
     assert np.array_equal(driver.agent.predict(state()), before)
     assert driver.source is None
 
 
-def test_a_policy_that_diverged_does_not_drive(vehicle: Vehicle) -> None:
-    agent = fresh_ddpg(vehicle, SMALL, None)
-    driver = DriverAgent(agent, explore=True)
+def diverge(agent: DPG) -> None:
+    assert isinstance(agent, DDPG)
     with torch.no_grad():
         agent.actor.output.bias.fill_(float("nan"))
+
+
+def test_a_policy_that_diverged_does_not_begin_to_drive(vehicle: Vehicle) -> None:
+    agent = fresh_agent(vehicle, SMALL, None)
+    diverge(agent)
+    with pytest.raises(AgentError, match="68 weights of the ddpg actor are not finite: it has diverged"):
+        DriverAgent(agent, explore=True)
+
+
+def test_a_policy_without_export_that_diverges_drives_no_further(
+    vehicle: Vehicle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tspace_core.agents.fast_actor.FAST", {})
+    agent = fresh_agent(vehicle, SMALL, None)
+    driver = DriverAgent(agent, explore=True)
+    driver.act(state())
+    diverge(agent)
     with pytest.raises(AgentError, match="68 values that are not finite: it has diverged"):
         driver.act(state())
 
 
+def test_a_checkpoint_for_another_type_of_vehicle_is_refused(tmp_path: Path, vehicle: Vehicle) -> None:
+    other = fresh_agent(vehicle, SMALL, None)
+    other.made_for = made_for(vehicle).model_copy(update={"signals": ("thrust", "velocity", "brake")})
+    other.save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="signals thrust velocity brake, twin_truck has velocity"):
+        first_agent(vehicle, SMALL, checkpoint=tmp_path / "c", replay=None, infer=True)
+    driver = first_agent(vehicle, SMALL, checkpoint=None, replay=None, infer=False)
+    assert not taken_over(driver, tmp_path / "c")
+    assert driver.source is None
+
+
+def test_noise_goes_on_through_new_weights(tmp_path: Path, vehicle: Vehicle) -> None:
+    driver, other = (first_agent(vehicle, SMALL, checkpoint=None, replay=None, infer=False) for _ in range(2))
+    other.agent.save(tmp_path / "same")
+    for number in range(6):
+        if number in (2, 4):
+            assert taken_over(driver, tmp_path / "same")
+        np.testing.assert_array_equal(driver.act(state(number)), other.act(state(number)))
+
+
 def test_fresh_networks_know_the_range_of_the_signals(vehicle: Vehicle) -> None:
-    agent = fresh_ddpg(vehicle, SMALL, None)
+    agent = fresh_agent(vehicle, SMALL, None)
     mean, _ = typical_states(vehicle)
     assert agent.normalised
     assert mean.shape == (90,)

@@ -11,6 +11,8 @@ from tspace_core.online import heartbeat
 from tspace_core.online.heartbeat import beat, beat_until_stopped, read_heartbeat
 from tspace_core.supervision import Supervisor
 
+PATIENCE_S = 60.0
+
 
 def test_a_beat_says_who_what_and_when(tmp_path: Path) -> None:
     before = datetime.now(UTC)
@@ -45,7 +47,7 @@ def test_it_beats_until_the_run_stops(tmp_path: Path, monkeypatch: pytest.Monkey
         supervisor.start(
             "heartbeat", lambda: beat_until_stopped(supervisor, tmp_path, "twin_truck", "r", look)
         )
-        assert beaten.wait(10)
+        assert beaten.wait(PATIENCE_S)
     assert supervisor.unfinished == []
     found = read_heartbeat(tmp_path)
     assert found is not None
@@ -67,6 +69,6 @@ def test_a_disk_that_is_full_for_a_beat_does_not_end_the_run(
         supervisor.start(
             "heartbeat", lambda: beat_until_stopped(supervisor, tmp_path, "twin_truck", "r", lambda: ("", 0))
         )
-        assert tried.wait(10)
+        assert tried.wait(PATIENCE_S)
         assert not supervisor.stopping.is_set()
     assert "no heartbeat written" in caplog.text

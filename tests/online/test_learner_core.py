@@ -15,13 +15,25 @@ from tests.online.learners import (
     store_episode,
 )
 from tests.storage.replay_episodes import STATE_DIM
-from tspace_core.agents import DDPG, Checkpoint, load_agent
+from tspace_core.agents import AGENTS, DDPG, Checkpoint, load_agent
 from tspace_core.agents.checkpoint import CheckpointStore
-from tspace_core.config import load_hyperparameters, load_vehicle
-from tspace_core.errors import AgentError, CheckpointError
-from tspace_core.online.learner_core import DivergedError, LearnerCore
+from tspace_core.agents.sources import Batch, RecordSource
+from tspace_core.config import (
+    AgentHyperparameters,
+    DDPGHyperparameters,
+    IDQLHyperparameters,
+    RDPGHyperparameters,
+    load_vehicle,
+)
+from tspace_core.errors import AgentError, CheckpointError, DivergedError
+from tspace_core.online.learner_core import LearnerCore
 from tspace_core.online.learner_protocol import EpisodeEnd, LearnerSpec, Saved, WeightsMade
 
+BAD_DATA: dict[str, AgentHyperparameters] = {
+    "ddpg": HYPER,
+    "rdpg": RDPGHyperparameters(layers=1, width=8, length=6, burn_in=0, batch_size=4),
+    "idql": IDQLHyperparameters(value_hidden=(8,), actor_width=8, actor_blocks=1, samples=2, batch_size=32),
+}
 VALID, INVALID = EpisodeEnd(number=1, valid=True), EpisodeEnd(number=1, valid=False)
 
 
@@ -88,6 +100,7 @@ def test_bad_records_are_refused_and_counted(tmp_path: Path) -> None:
 def test_without_any_data_it_waits_and_then_learns_from_what_is_driven(tmp_path: Path) -> None:
     core = LearnerCore(make_spec(tmp_path))
     assert "no offline records" in core.ready().notes[0]
+    assert isinstance(core.agent, DDPG)
     assert core.agent.normalised
     # signals are brought to the size of their range; one without limits is left alone
     np.testing.assert_allclose(core.agent.normaliser.mean.numpy(), np.tile([60, 50, 0], 3), atol=1e-6)
@@ -198,14 +211,62 @@ def test_divergence_is_found_before_anything_is_kept(tmp_path: Path) -> None:
     make_replay(tmp_path)
     core = LearnerCore(make_spec(tmp_path))
     drive(core, 0, 7)
+    assert isinstance(core.agent, DDPG)
     core.agent.actor.output.bias.data[0] = np.nan
-    with pytest.raises(DivergedError, match="update 8: actor loss is nan"):
+    with pytest.raises(
+        DivergedError, match=r"update 8: actor loss is nan.* the weights are at fault.*00000005"
+    ):
         drive(core, 7, 1)
     for keep in (core.publish, core.save):
         with pytest.raises(DivergedError, match="a weight is not finite"):
             keep()
     assert core.checkpoint == core.spec.checkpoints / "00000005"
     assert LearnerCore(core.spec).agent.finite()
+
+
+def spoilt(root: Path, **changes: object) -> LearnerCore:
+    """A learner whose offline buffer got a NaN after it had been checked: the second episode's record 9."""
+    replay = make_replay(root)
+    path = Path(str(replay.directory)) / "rows.f32"
+    rows = np.fromfile(path, np.float32).reshape(-1, replay.layout.row_width)
+    rows[61 + 9, STATE_DIM + 3] = np.nan  # an action's cell; the first episode has 60 records and an end
+    rows.tofile(path)
+    return LearnerCore(make_spec(root, live_share=0.0, **changes))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_bad_data_is_no_divergence_and_names_the_records(tmp_path: Path, name: str) -> None:
+    hyper = BAD_DATA[name]
+    core = spoilt(tmp_path, agent=name, hyper=hyper)
+    with pytest.raises(AgentError) as caught:
+        drive(core, 0, 300)
+    said = str(caught.value)
+    assert not isinstance(caught.value, DivergedError)
+    assert f"update {core.updates + 1}: " in said and "actions at places " in said
+    assert "record 69 (episode " in said and "its record 9)" in said
+    assert "build the buffer again" in said
+    assert "learning rates" not in said
+    assert f"(last good checkpoint: {core.checkpoint or 'none'})" in said
+    assert core.agent.finite()
+
+
+def test_a_batch_of_other_shapes_is_called_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_replay(tmp_path)
+    core = LearnerCore(make_spec(tmp_path))
+    drive(core, 0, 3)
+    plain = core.agent.draw
+
+    def draw(source: RecordSource, generator: np.random.Generator) -> Batch:
+        batch = plain(source, generator)
+        return batch._replace(states=batch.states[:, :-1])
+
+    monkeypatch.setattr(core.agent, "draw", draw)
+    with pytest.raises(AgentError, match=r"^update 4: states of the batch has shape \(\d+, 8\)") as caught:
+        drive(core, 3, 1)
+    assert not isinstance(caught.value, DivergedError)
+    assert "at fault" not in str(caught.value)
 
 
 def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(tmp_path: Path) -> None:
@@ -259,7 +320,7 @@ def test_shaped_rewards_need_the_agent_s_discount(tmp_path: Path) -> None:
 
 
 def test_the_spec_of_a_vehicle_is_what_its_file_says(tmp_path: Path) -> None:
-    vehicle, hyper = load_vehicle("twin_truck"), load_hyperparameters("ddpg")
+    vehicle, hyper = load_vehicle("twin_truck"), DDPGHyperparameters()
     spec = LearnerSpec.of(vehicle, hyper, lake=tmp_path, folder=tmp_path / "l", run="r")
     assert (spec.layout.state_dim, spec.layout.action_dim, spec.seed) == (90, 68, hyper.seed)
     assert list(spec.ranges) == [(0, 200), (0, 100), (0, 100)]

@@ -116,9 +116,9 @@ def test_a_server_that_is_down_for_a_while_costs_no_episode(
         assert first.results == []
         assert len(Lake(folder).episodes()) == 1
         own_s3.server.start()
-        wait_until(lambda: bool(first.results), "the report", 60)
+        wait_until(lambda: "in reach again" in first.lines[-1], "the word that all is there", 60)
+        assert len(first.results) == 1
         assert not folder.exists()
-        assert "in reach again" in first.lines[-1]
     finally:
         first.car.stop()
         thread.join(60)

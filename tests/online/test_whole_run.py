@@ -8,7 +8,7 @@ import pytest
 
 from tests.online.stage import VEHICLE, Process, Stage, events, stage, wait_event, wait_until
 from tspace_core.agents import CheckpointStore
-from tspace_core.agents.tracking import Tracker
+from tspace_core.agents.tracking import prepare_store
 from tspace_core.config import TorqueMap, load_vehicle
 from tspace_core.objects.path import local_copy
 from tspace_core.online.run_state import RunState
@@ -86,7 +86,7 @@ def _check_mlflow(scene: Stage, run_id: str) -> None:
     import mlflow
 
     uri = f"sqlite:///{scene.data / 'mlflow.db'}"
-    Tracker(uri)  # imports MLflow without the warnings about its own database models
+    prepare_store(uri)  # imports MLflow without the warnings about its own database models
     client = mlflow.MlflowClient(tracking_uri=uri)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"

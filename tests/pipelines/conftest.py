@@ -53,6 +53,16 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture(scope="session")
+def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty tracking store: MLflow takes seconds to make one."""
+    from tspace_core.agents.tracking import prepare_store
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    prepare_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drive of two minutes with flashes, as the twin records it; its journal lies beside it."""
     seconds = np.arange(0.0, 121.0)

@@ -144,7 +144,7 @@ def _read(home: Path, begin: Any, over: Any, told: Told) -> None:
         while not last:
             last = over.is_set()  # one more look after all is done
             began = time.perf_counter()
-            advance(instance, progress, dg.AssetKey("replay_buffer"))
+            advance(instance, progress, [dg.AssetKey("replay_buffer")])
             known = set(instance.get_dynamic_partitions(str(LOGS.name)))
             seen = instance.get_materialized_partitions(EPISODES)
             instance.get_runs(limit=25)

@@ -24,6 +24,7 @@ HEAVY = (
     "can",
     "cantools",
     "lancedb",
+    "optuna",
 )
 
 EXPECTED: dict[str, Any] = {
@@ -36,11 +37,27 @@ EXPECTED: dict[str, Any] = {
         "situation_encoder": ("embeddings", ["episodes"], "vehicles", None),
         "situation_embeddings": ("embeddings", ["episodes", "situation_encoder"], "vehicles", None),
         "ddpg_checkpoint": ("training", ["replay_buffer"], "vehicles", None),
-        "policy_evaluation": ("evaluation", ["ddpg_checkpoint"], "vehicles", None),
-        "policy_actions": ("inference", ["ddpg_checkpoint", "episodes"], "logs", None),
+        "rdpg_checkpoint": ("training", ["replay_buffer"], "vehicles", None),
+        "idql_checkpoint": ("training", ["replay_buffer"], "vehicles", None),
+        "policy_evaluation": (
+            "evaluation",
+            ["ddpg_checkpoint", "idql_checkpoint", "rdpg_checkpoint"],
+            "vehicles",
+            None,
+        ),
+        "policy_release": ("evaluation", ["policy_evaluation"], "vehicles", None),
+        "policy_actions": (
+            "inference",
+            ["ddpg_checkpoint", "episodes", "idql_checkpoint", "rdpg_checkpoint"],
+            "logs",
+            None,
+        ),
         "catalogue": (
             "catalogue",
-            ["can_frames", "can_signals", "ddpg_checkpoint", "episodes", "replay_buffer"],
+            [
+                *("can_frames", "can_signals", "ddpg_checkpoint", "episodes"),
+                *("idql_checkpoint", "rdpg_checkpoint", "replay_buffer"),
+            ],
             None,
             "duckdb",
         ),
@@ -51,17 +68,22 @@ EXPECTED: dict[str, Any] = {
         "can_signals": ["signals_schema"],
         "episodes": ["episodes_schema"],
         "policy_actions": ["policy_actions_plausible"],
+        "policy_evaluation": ["release_bar"],
+        "policy_release": ["registry_in_step"],
     },
     "jobs": {
         "apply_retention": {"tspace/lane": "logs"},
         "build_replay_buffer": {"tspace/lane": "replay"},
         "embed_situations": {"tspace/lane": "embeddings"},
+        "evaluate_and_release": {"tspace/lane": "training"},
+        "hyperparameter_sweep": {"tspace/lane": "training"},
         "logs_to_episodes": {"tspace/lane": "logs"},
         "online_episodes": {"dagster/max_retries": "0", "tspace/lane": "online"},
         "refresh_catalogue": {},
         "register_logs": {"tspace/lane": "logs"},
         "retrain": {"tspace/lane": "training"},
         "score_policy": {"tspace/lane": "training"},
+        "train_all_agents": {"tspace/lane": "training"},
     },
     "sensors": {
         "automation": (30, "RUNNING", []),
@@ -74,7 +96,7 @@ EXPECTED: dict[str, Any] = {
         "nightly_retention": ("15 3 * * *", "UTC", "STOPPED", "apply_retention"),
         "nightly_retraining": ("30 1 * * *", "UTC", "RUNNING", "retrain"),
     },
-    "resources": ["duckdb", "inbox", "lake", "online", "reports", "retraining", "tracking"],
+    "resources": ["duckdb", "engine", "inbox", "lake", "online", "reports", "retraining", "tracking"],
 }
 
 

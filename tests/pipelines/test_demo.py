@@ -41,7 +41,7 @@ def test_a_long_step_is_named_again() -> None:
     stream = Told("still at: a long step")
     with Progress(stream, silence_s=0.01) as progress:
         progress.begin("a long step")
-        assert stream.seen.wait(10.0)
+        assert stream.seen.wait(60.0)
     assert re.match(r"\[ +\d+ s\] a long step\n", stream.getvalue())
 
 

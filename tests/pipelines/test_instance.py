@@ -16,16 +16,21 @@ from tspace_pipelines.online_requests import VEHICLE_TAG
 KEY = f"{VEHICLE}/2026-01-05/short.blf"
 
 
-def test_the_instance_lies_with_its_lake(data_dir: Path) -> None:
-    """DAGSTER_HOME is the project's folder, and nothing is written there."""
-    before = {path.name for path in PROJECT.iterdir()}
-    with dg.DagsterInstance.from_config(str(PROJECT)) as instance:
+def test_the_instance_lies_with_its_lake(tmp_path: Path, data_dir: Path) -> None:
+    """DAGSTER_HOME holds the project's dagster.yaml, and nothing is written there.
+
+    It is a folder of the test's own: what other processes write into the project's is not this instance's.
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions("logs", [KEY])
         assert Path(instance.storage_directory()).is_relative_to(data_dir / "dagster")
         assert Path(instance.schedules_directory()).is_relative_to(data_dir / "dagster")
     assert list((data_dir / "dagster").rglob("*.db"))
-    assert {path.name for path in PROJECT.iterdir()} - {".pytest_cache"} == before - {".pytest_cache"}
-    with dg.DagsterInstance.from_config(str(PROJECT)) as instance:
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
+    with dg.DagsterInstance.from_config(str(home)) as instance:
         assert instance.get_dynamic_partitions("logs") == [KEY]
 
 

@@ -1,5 +1,6 @@
 """Sensors on new episodes: only those whose check has passed count, and only until they were learned from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,13 +60,13 @@ class Events:
         self.cursor = result.cursor
         return [request.partition_key for request in result.run_requests or []]
 
-    def retrain_tick(self, at_least: int) -> tuple[list[str | None], str]:
+    def retrain_tick(self, at_least: int, agents: Sequence[str] = ("ddpg",)) -> tuple[list[str | None], str]:
         """Partitions that the retraining sensor asks for, or why it does not."""
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.retrain_cursor,
             definitions=build(),
-            resources={"retraining": RetrainingResource(new_episodes=at_least)},
+            resources={"retraining": RetrainingResource(agents=list(agents), new_episodes=at_least)},
         )
         result = retraining_sensor(context)
         assert isinstance(result, dg.SensorResult)
@@ -136,6 +137,37 @@ def test_what_somebody_learned_from_is_not_new(events: Events) -> None:
     assert events.retrain_tick(5)[0] == []
     events.log("twin_truck/2026-01-05/b.blf", 5)
     assert events.replay_tick() == ["twin_truck"]
+    assert events.retrain_tick(5)[0] == ["twin_truck"]
+
+
+def test_an_episode_is_new_until_every_agent_has_learned_from_it(events: Events) -> None:
+    both = ("ddpg", "idql")
+    events.log("twin_truck/2026-01-05/a.blf", 7)
+    events.learned("ddpg_checkpoint", "twin_truck")
+    asked, why = events.retrain_tick(8, both)
+    assert asked == []
+    assert why == "new checked episodes: twin_truck 7; 8 start a retraining of ddpg, idql"
+    assert events.retrain_tick(5, both)[0] == ["twin_truck"], "one run for both"
+    assert events.retrain_tick(5, both)[0] == [], "asked for once"
+    events.log("twin_truck/2026-01-05/b.blf", 7)
+    for agent in both:
+        events.learned(f"{agent}_checkpoint", "twin_truck")
+    assert events.retrain_tick(5, both) == (
+        [],
+        "new checked episodes: none; 5 start a retraining of ddpg, idql",
+    )
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_a_vehicle_is_not_retrained_twice_at_once(events: Events, status: dg.DagsterRunStatus) -> None:
+    tags = {"dagster/partition": "twin_truck"}
+    run = events.instance.add_run(dg.DagsterRun(job_name="retrain", status=status, tags=tags))
+    events.log("twin_truck/2026-01-05/a.blf", 7)
+    events.log("leaf_gen1/2026-01-05/a.txt", 7)
+    assert events.retrain_tick(5)[0] == ["leaf_gen1"]
+    asked, why = events.retrain_tick(5)
+    assert asked == [] and f"twin_truck 7 (run {run.run_id} is not over); 5 start" in why
+    events.instance.report_run_failed(run)
     assert events.retrain_tick(5)[0] == ["twin_truck"]
 
 

@@ -38,7 +38,7 @@ from tspace_pipelines.new_episodes import CHECK, EPISODES, Progress, RunVerdicts
 from tspace_pipelines.online_report import EpisodeReporter
 from tspace_pipelines.online_requests import REQUEST_TAG, VEHICLE_TAG, decide
 
-LONG_S = 30.0
+LONG_S = 180.0
 LEARNER = dg.AssetKey("replay_buffer")
 TRUCK = load_vehicle(VEHICLE)
 WINDOWS = 25
@@ -100,7 +100,7 @@ class Stage:
 
     def new_episodes(self) -> int:
         """What a retraining would count."""
-        found = advance(self.instance, Progress(), LEARNER)
+        found = advance(self.instance, Progress(), [LEARNER])
         return found[VEHICLE].episodes if VEHICLE in found else 0
 
     def _car(self, vehicle: Vehicle, options: AvatarOptions, resume: ResumeFrom) -> FakeCar:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from tspace_pipelines.online_requests import ATTEMPT_TAG, VEHICLE_TAG
 REFERENCE_PAGE = 0
 FALL_BACK_S = 3.0
 """The VCU is back on its reference page within this time of whatever is killed."""
+AGAIN_S = 15.0
+"""Before a person who sees nothing happen says the same again."""
 FLASHES = 4
 """Flashes to see in an episode: enough records for it to be kept."""
 
@@ -80,12 +82,12 @@ class Scene:
         assert run is not None
         return run
 
-    def wait_status(self, run: dg.DagsterRun, status: Status) -> None:
-        def reached() -> bool:
-            found = self.instance.get_run_by_id(run.run_id)
-            return found is not None and found.status is status
+    def has_status(self, run: dg.DagsterRun, status: Status) -> bool:
+        found = self.instance.get_run_by_id(run.run_id)
+        return found is not None and found.status is status
 
-        wait_until(reached, f"run {run.run_id} to be {status.value}")
+    def wait_status(self, run: dg.DagsterRun, status: Status) -> None:
+        wait_until(lambda: self.has_status(run, status), f"run {run.run_id} to be {status.value}")
 
     def first_begin(self) -> None:
         """Begin while no run is up: the bridge hears it and asks for a run."""
@@ -97,6 +99,33 @@ class Scene:
             return bool(waiting) or any(request.id not in before for request in self.spool.done())
 
         wait_until(asked, "the bridge to ask for a run")
+
+    def say_until(self, status: str, done: Callable[[], bool], what: str) -> None:
+        """Say something to a run that has just come up, and again where it was not heard.
+
+        While the address goes over from the bridge to the run nobody listens there, as on any network.
+        """
+        again_s = 0.0
+
+        def heard() -> bool:
+            nonlocal again_s
+            if done():
+                return True
+            if time.monotonic() >= again_s:
+                self.stage.hmi(status)
+                again_s = time.monotonic() + AGAIN_S
+            return False
+
+        wait_until(heard, what)
+
+    def begin(self) -> None:
+        """Let a run that waits for the HMI begin."""
+
+        def begun() -> bool:
+            beat = read_heartbeat(self.spool.folder)
+            return beat is not None and beat.state.startswith("episode")
+
+        self.say_until("begin", begun, "an episode")
 
     def watch_flashes(self, count: int = FLASHES) -> None:
         """Wait until the VCU has really put so many further maps into effect."""
@@ -123,7 +152,10 @@ class Scene:
         """The page in effect is the reference, and was so in time."""
         wait_until(lambda: self.page() == REFERENCE_PAGE, "the reference page")
         since = events(self.twin, "map")[-1]["time_ns"] - killed_ns
-        assert since < FALL_BACK_S * 1e9, f"the reference page came {since / 1e9:.2f} s after the kill"
+        # A VCU of its own never waits for a processor; the twin's does, and says for how long it stood still.
+        late = [event for event in events(self.twin, "late") if event["time_ns"] > killed_ns]
+        limit_s = FALL_BACK_S + sum(event["seconds"] for event in late)
+        assert since < limit_s * 1e9, f"the reference page came {since / 1e9:.2f} s after the kill"
 
     def kill_worker(self) -> int:
         beat = read_heartbeat(self.spool.folder)
@@ -175,7 +207,7 @@ def test_episodes_by_request_and_what_happens_when_things_die(scene: Scene, tmp_
     scene.wait_reference(scene.kill_worker())
     scene.wait_status(second, Status.FAILURE)
     third = scene.wait_drives(other_than=second.run_id)
-    scene.stage.hmi("begin")
+    scene.begin()
     scene.watch_flashes(2)
 
     # kill -9 of the bridge: the VCU helps itself, the run ends and says why.
@@ -185,7 +217,7 @@ def test_episodes_by_request_and_what_happens_when_things_die(scene: Scene, tmp_
     scene.wait_status(third, Status.FAILURE)
     scene.bridge = scene.start_bridge()
     fourth = scene.wait_drives(other_than=third.run_id)
-    scene.stage.hmi("begin")
+    scene.begin()
     scene.watch_flashes(2)
 
     # kill -9 of everything but the vehicle: what is left in Dagster's storage is put right.
@@ -199,8 +231,7 @@ def test_episodes_by_request_and_what_happens_when_things_die(scene: Scene, tmp_
     assert scene.instance.get_run_by_id(fourth.run_id) is not None
     scene.first_begin()
     fifth = scene.wait_drives(other_than=fourth.run_id)
-    scene.stage.hmi("exit")
-    scene.wait_status(fifth, Status.SUCCESS)
+    scene.say_until("exit", lambda: scene.has_status(fifth, Status.SUCCESS), "the end of the last run")
     assert scene.page() == REFERENCE_PAGE
 
 

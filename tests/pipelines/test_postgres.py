@@ -213,7 +213,7 @@ def check_reports(home: Path, told: list[Told]) -> None:
         assert sorted(str(record.partition_key) for record in records) == keys
         assert len({record.storage_id for record in records}) == len(keys)
         progress = Progress()
-        new = advance(instance, progress, dg.AssetKey("replay_buffer"))
+        new = advance(instance, progress, [dg.AssetKey("replay_buffer")])
         assert {vehicle: found.episodes for vehicle, found in new.items()} == {
             f"truck_{number}": ROUNDS for number in range(VEHICLES)
         }
@@ -282,7 +282,7 @@ def test_pages_daemon_and_run_worker_on_postgresql(home: Path, url: str, tmp_pat
     finally:
         os.killpg(process.pid, signal.SIGINT)
         try:
-            process.wait(30)
+            process.wait(180)  # Dagster waits for each of its processes in turn
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -71,7 +71,7 @@ class Cloud:
         """What really is in the vehicle, and what the service has seen."""
         root = re.match(r"https?://[^/]+", self.url)
         assert root is not None
-        found = httpx.get(f"{root[0]}/twin/state", timeout=10.0).raise_for_status().json()
+        found = httpx.get(f"{root[0]}/twin/state", timeout=60.0).raise_for_status().json()
         return dict(found["vehicles"][self.vehicle.vin])
 
     def on_reference(self) -> bool:
@@ -144,7 +144,7 @@ def _train(cloud: Cloud) -> dg.DagsterRun:
     """Three episodes, from the HMI's configure to its exit."""
     hmi = RmqHmi(cloud.vehicle, lambda event, **fields: None)
     try:
-        assert hmi.configure(60.0), "no ready message came"
+        assert hmi.configure(180.0), "no ready message came"
         hmi.send("begin")
         run = cloud.wait_drives()
         for number in (1, 2, 3):
@@ -153,6 +153,8 @@ def _train(cloud: Cloud) -> dg.DagsterRun:
             cloud.watch_flashes()
             hmi.send("end_valid")
             cloud.wait_episodes(number)
+        # Of this bridge: the service may see its end later than the next bridge's connection.
+        assert cloud.state()["connections_at_once"] == 1
         hmi.send("exit")
         cloud.wait_status(run, Status.SUCCESS)
     finally:
@@ -166,8 +168,6 @@ def _infer(cloud: Cloud, before: dg.DagsterRun) -> None:
     cloud.spool.write("command", "start", RequestOptions(infer=True))
     run = cloud.wait_drives(other_than=before.run_id)
     cloud.watch_flashes()
-    # Before the end: a service may notice a connection that was given up later than the next one is there.
-    assert cloud.state()["connections_at_once"] <= 1
     assert cloud.instance.run_launcher.terminate(run.run_id)
     cloud.wait_status(run, Status.CANCELED)
     cloud.wait_episodes(4)

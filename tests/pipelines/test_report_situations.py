@@ -2,14 +2,15 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.embeddings.drives import VEHICLE, WINDOW, put_episode, smooth_episode
-from tspace_core.config import load_vehicle
+from tspace_core.agents import AGENTS
+from tspace_core.agents.scorers import Recorded, Values
+from tspace_core.config import load_hyperparameters, load_vehicle
 from tspace_core.config.embeddings import EmbeddingParameters
 from tspace_core.embeddings.run import embed_episodes, train_encoder
 from tspace_core.storage.lake import Lake
@@ -32,10 +33,30 @@ def predict(states: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(directory: Any, mode: str) -> SimpleNamespace:
-        return SimpleNamespace(predict=predict)
+    def scorer(records: Recorded) -> Values:
+        found = Values.empty(len(records.states), 68)
+        found.actions[:] = predict(records.states)
+        return found
 
-    monkeypatch.setattr("tspace_core.agents.DDPG.load", load)
+    def opened(directory: str) -> SimpleNamespace:
+        return SimpleNamespace(scorer=scorer)
+
+    monkeypatch.setattr("tspace_core.agents.scoring.open_checkpoint", opened)
+
+
+@pytest.mark.parametrize("kind", list(AGENTS))
+def test_any_agent_is_shown(kind: str, tmp_path: Path) -> None:
+    lake, vehicle = Lake(tmp_path / "lake"), load_vehicle(VEHICLE)
+    for number in (1, 2):
+        put_episode(lake, smooth_episode(number, 40))
+    train_encoder(lake, VEHICLE, EmbeddingParameters(encoder="statistics"))
+    embed_episodes(lake, VEHICLE)
+    hyper = load_hyperparameters(kind)
+    fresh = AGENTS[kind](hyper, vehicle.sampling.state_dim, vehicle.action_dim, seed=1)
+    fresh.save(tmp_path / kind, step=1)
+    section = situations_section(lake, vehicle, tmp_path / kind)
+    assert section is not None
+    assert section.lines, section.note
 
 
 @pytest.mark.usefixtures("agent")

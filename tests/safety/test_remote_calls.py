@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from tests.link.remote_clients import client
-from tests.link.remote_server import LIMIT_S, RemoteServer
+from tests.link.remote_server import LIMIT_S, OK, RemoteServer, late
 from tspace_core.errors import RemoteNetworkError
 
 
@@ -24,6 +24,7 @@ def test_a_call_given_up_while_its_answer_comes_leaves_the_next_one_free() -> No
     with RemoteServer() as server, client(server, set_torque_s=LIMIT_S / 4) as service:
         for number in range(60):
             count = len(server.requests)
+            server.script(late(0.002 * (number % 2), OK))
             calling = threading.Thread(target=call)
             calling.start()
             server.wait_for(count + 1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.bridge.remote_world import Car, RemoteAgent
-from tests.bridge.world import FIRST_ROW
+from tests.bridge.world import FIRST_ROW, LATE
 from tests.link.remote_server import LIMIT_S, hang
 from tests.online.stage import Process, Stage, stage
 from tspace_core.config import load_vehicle
@@ -89,7 +89,8 @@ def test_the_commands_of_an_operator_and_an_end_in_order(drive: Drive) -> None:
     agent = drive.flashed()
     status, lines = drive.ask("status", "--json")
     report = json.loads("\n".join(lines))
-    assert (status, report["state"], report["flashes"]) == (0, "ARMED", {"APPLIED": 1})
+    assert (status, report["state"]) == (0, "ARMED")
+    assert report["flashes"] | LATE == {"APPLIED": 1} | LATE
     assert report["counters"]["set_torque_sent"] == 2
     status, lines = drive.ask("revert")
     assert (status, drive.car.on_reference) == (0, True)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -117,7 +118,12 @@ def test_a_batch_that_was_stopped_in_the_middle_goes_on(
     assert child.stdout is not None
     ended = [child.stdout.readline(), child.stdout.readline()]
     assert all(" done" in line for line in ended), ended
-    # Both others wait for the fifo, so it is opened for writing as soon as one of them reads it.
+    # Both others are in the middle of their units, and wait for the fifo: so it is opened for writing as soon
+    # as one of them reads it.
+    begun, pause = [lake.root / f"waits {number}.waiting" for number in range(1, workers + 1)], Event()
+    while not all(path.exists() for path in begun):
+        assert child.poll() is None
+        pause.wait(0.01)
     writer = os.open(fifo, os.O_WRONLY)
     child.send_signal(how)
     if how == signal.SIGKILL:

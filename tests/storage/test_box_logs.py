@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,13 @@ from tests.objects.seaweed import S3
 from tests.storage.boxes import MONDAY_NS, WINDOW_S, Box
 from tspace_core.can.window_log import parse_line
 from tspace_core.config import load_vehicle
-from tspace_core.errors import ObjectMissingError, ObjectServerError, StorageError
+from tspace_core.errors import ObjectMissingError, ObjectServerError, StorageError, WriterBusyError
 from tspace_core.objects.path import AnyPath, S3Path, any_path
 from tspace_core.storage import box_vehicle, files
 from tspace_core.storage.box_logs import BoxCollector, Rules
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.online_runs import close_run, open_run
+from tspace_core.storage.only_one import only_one
 
 VEHICLE = "twin_remote"
 
@@ -346,7 +348,8 @@ def test_no_time_left_loses_nothing(disk: Lake, box: Box, tmp_path: Path) -> Non
 
 def test_two_collectors_do_not_work_on_one_spool(disk: Lake, box: Box, tmp_path: Path) -> None:
     first, second = collector(disk, box, tmp_path), collector(disk, box, tmp_path)
-    with first._alone(), pytest.raises(StorageError, match="another collector"):
+    busy = pytest.raises(WriterBusyError, match=f"process {os.getpid()} collects")
+    with only_one(first._spool / "lock", StorageError), busy:
         second.collect()
 
 

@@ -3,17 +3,21 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.storage import catalogue_work as work
 from tspace_core.errors import WriterBusyError
+from tspace_core.storage import catalogue_lock
 from tspace_core.storage.catalogue import Catalogue
+from tspace_core.storage.catalogue_lock import only_writer
 from tspace_core.storage.lake import Lake
 
 CLEAN = multiprocessing.get_context("forkserver")
@@ -149,3 +153,24 @@ def test_a_wait_that_was_given_up_holds_no_lock(
     go_on.set()
     holder.join(work.LONGEST_S)
     assert catalogue.refresh(wait_s=work.LONGEST_S).number == 1
+
+
+class Interrupted(threading.Event):
+    """Ctrl-C comes while it is waited for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+
+def test_a_wait_that_was_interrupted_holds_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "it.lock"
+    with only_writer(path, "it", wait_s=0.0), monkeypatch.context() as patch:
+        patch.setattr(
+            catalogue_lock,
+            "threading",
+            SimpleNamespace(Event=Interrupted, Lock=threading.Lock, Thread=threading.Thread),
+        )
+        with pytest.raises(KeyboardInterrupt), only_writer(path, "it", wait_s=work.LONGEST_S):
+            pass
+    with only_writer(path, "it", wait_s=work.LONGEST_S):
+        assert path.exists()

@@ -1,6 +1,7 @@
 """What is released for a vehicle is exactly one checkpoint that loads, and stays what it was."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ from typer.testing import CliRunner
 
 from tests.agents.batches import SMALL
 from tspace_core.agents import DDPG, load_agent
+from tspace_core.agents.offline_run import Trained
 from tspace_core.agents.release import release_agent
+from tspace_core.agents.training import TrainSummary
 from tspace_core.cli import app
 from tspace_core.config import Vehicle, load_vehicle
 from tspace_core.errors import CheckpointError, TspaceError
 from tspace_core.objects.path import AnyPath
+from tspace_core.online.agent_choice import ReleaseWatch, choose
 from tspace_core.storage.champion import champion, read_releases, rollback
 from tspace_core.storage.files import write_text
 from tspace_core.storage.folders import remove_directory
@@ -37,6 +41,36 @@ def trained(lake: Lake, step: int, *, state_dim: int = 90) -> AnyPath:
     path = lake.checkpoints("ddpg", "run") / f"{step:08d}"
     DDPG(SMALL, state_dim, 68, seed=step).save(path, step=step)
     return path
+
+
+def note_as_latest(lake: Lake, vehicle: Vehicle, checkpoint: AnyPath) -> None:
+    """What training leaves beside its checkpoints."""
+    summary = TrainSummary(
+        agent="ddpg",
+        replay="replay",
+        replay_version="1",
+        run_id=None,
+        updates=int(checkpoint.name),
+        resumed_from=0,
+        series=(),
+        value_range=(0.0, 1.0),
+        overestimating=False,
+        checkpoint=None,
+        wall_s=1.0,
+        updates_per_s=1.0,
+    )
+    note = Trained(
+        vehicle_id=vehicle.id,
+        run="run",
+        step=summary.updates,
+        summary=summary,
+        hyperparameters=SMALL,
+        finished=datetime(2026, 1, 1, tzinfo=UTC),
+        folder=checkpoint.parent,
+    )
+    write_text(
+        lake.checkpoints("ddpg", f"{vehicle.id}.json"), note.model_dump_json(exclude={"folder"}, indent=1)
+    )
 
 
 def action(folder: AnyPath) -> np.ndarray:
@@ -153,8 +187,7 @@ def test_releases_at_one_time_all_count(lake: Lake, vehicle: Vehicle) -> None:
 
 
 def test_the_command_releases_shows_and_goes_back(lake: Lake, vehicle: Vehicle) -> None:
-    trained(lake, 1)
-    write_text(lake.checkpoints("ddpg", "twin_truck.json"), '{"run": "run", "step": 1}')
+    note_as_latest(lake, vehicle, trained(lake, 1))
     second = trained(lake, 2)
 
     def call(*arguments: str) -> str:
@@ -164,14 +197,30 @@ def test_the_command_releases_shows_and_goes_back(lake: Lake, vehicle: Vehicle) 
         return result.output
 
     assert "nothing is released" in call("--show")
-    assert "champion: ddpg run step 1" in call()
-    assert "champion: ddpg run step 2" in call(str(second), "--by", "me")
+    trial = ("--without-evaluation", "a trial")
+    assert "champion: ddpg run step 1" in call(*trial)
+    assert "champion: ddpg run step 2" in call(str(second), "--by", "me", *trial)
     shown = call("--show").splitlines()
     assert "step 2" in shown[0]
     assert "by me" in shown[0]
     assert shown[1].startswith("before: ddpg run step 1")
     assert "champion again: ddpg run step 1" in call("--rollback")
-    assert "champion: ddpg run step 2" in call("ddpg/run/00000002")
+    assert "champion: ddpg run step 2" in call("ddpg/run/00000002", *trial)
     assert "withdrawn" in call("--show")
-    with pytest.raises(TspaceError, match="give one of"):
-        call("--show", "--rollback")
+    assert "without evaluation: a trial" in call("--show")
+    for wrong in (("--show", "--rollback"), ("--sync", "--show")):
+        with pytest.raises(TspaceError, match="give one of"):
+            call(*wrong)
+    with pytest.raises(TspaceError, match="belongs to a release"):
+        call("--rollback", *trial)
+
+
+def test_what_is_released_while_a_run_begins_is_found(lake: Lake, vehicle: Vehicle) -> None:
+    """Between the choice of what drives and the first look for another release lie seconds."""
+    release_agent(lake, vehicle, trained(lake, 1), by="me")
+    choice = choose(lake, vehicle, infer=True)
+    later = release_agent(lake, vehicle, trained(lake, 2), by="me")
+    watch = ReleaseWatch(lake, vehicle.id, choice.released, version=choice.version)
+    found = watch.find()
+    assert found is not None and found.champion == later
+    assert watch.find() is None

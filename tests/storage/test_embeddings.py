@@ -323,7 +323,7 @@ def test_two_writers_on_a_machine_exclude_each_other(disk: EmbeddingTable) -> No
     other = EmbeddingTable(disk.lake, VEHICLE)
 
     def meanwhile() -> Any:
-        with pytest.raises(WriterBusyError, match="somebody else writes"):
+        with pytest.raises(WriterBusyError, match=r"process \d+ writes the vectors"):
             other.store(some(2), encoder=ENCODER)
         yield embedded(1)
 

@@ -186,7 +186,7 @@ def _verify_nights(stores: Stores, known: Known, maybe: dict[str, Any]) -> bool:
     return len(versions) > len(nights)
 
 
-@pytest.mark.parametrize("kills", [60, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_what_was_reported_as_stored_survives_kills_at_random_times(
     tmp_path: Path, server: Server, mongo_server: MongoServer, kills: int
 ) -> None:

@@ -68,6 +68,27 @@ def test_what_is_appended_is_read_as_from_a_version(tmp_path: Path) -> None:
     growing.verify()
 
 
+def test_appends_within_a_tick_of_the_clock_are_seen(tmp_path: Path) -> None:
+    """A manifest's inode is free for the next but one, which may have its time and length as well."""
+    folder = tmp_path / "r" / "growing"
+    manifest = folder / "manifest.json"
+    with ReplayAppender(folder, capacity_rows=ROOMY) as appender:
+
+        def append(number: int) -> None:
+            appender.append(coded_episode(number, 5))
+            manifest.write_bytes(manifest.read_bytes().ljust(8192))
+            os.utime(manifest, (0, 0))
+
+        append(1)
+        reader = GrowingReplay(folder)
+        for number in (2, 4, 6):
+            append(number)
+            append(number + 1)
+            assert reader.refresh()
+            assert len(reader) == 5 * (number + 1)
+            assert not reader.refresh()
+
+
 def test_readers_see_an_append_when_they_refresh(tmp_path: Path) -> None:
     folder = tmp_path / "r" / "growing"
     with ReplayAppender(folder, capacity_rows=ROOMY) as appender:

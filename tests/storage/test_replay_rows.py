@@ -138,5 +138,6 @@ def test_evicted_segments_give_their_disk_space_back_also_where_nothing_is_drawn
             appender.append(coded_episode(number, 25))
             reader.refresh()
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
-    assert len(maps) == 2 * len(reader.growing.segments), "rows and memories of the kept ones"
+    rows = [line for line in maps if ".f32" in line]
+    assert len(rows) == 2 * len(reader.growing.segments), "rows and memories of the kept ones"
     assert not [line for line in maps if line.endswith("(deleted)")]

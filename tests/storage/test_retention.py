@@ -16,6 +16,7 @@ from tspace_core.config.retention import AREAS, Retention, load_retention
 from tspace_core.config.settings import settings as tspace_settings
 from tspace_core.errors import ConfigError, StorageError
 from tspace_core.objects.path import AnyPath, S3Path
+from tspace_core.online.run_state import RunState
 from tspace_core.storage import retention as module
 from tspace_core.storage.files import write_text
 from tspace_core.storage.folders import file_sizes
@@ -62,13 +63,15 @@ def versions(lake: Lake, name: str = "v1", count: int = 5) -> list[Replay]:
     return [build_replay(lake.replay(name), [coded_episode(number, 4)]) for number in range(count)]
 
 
-def checkpoint(lake: Lake, run: str, step: int, *, replay: Replay | None = None) -> AnyPath:
-    folder = lake.checkpoints("ddpg", run) / f"{step:08d}"
+def checkpoint(
+    lake: Lake, run: str, step: int, *, replay: Replay | None = None, agent: str = "ddpg"
+) -> AnyPath:
+    folder = lake.checkpoints(agent, run) / f"{step:08d}"
     if replay is not None:
         values = {"values": {"replay_sha256": replay.manifest.content_sha256}}
         write_text(folder / "training.json", json.dumps(values))
     write_text(folder / "actor.json", "{}")
-    write_text(folder / "manifest.json", json.dumps({"agent": "ddpg", "step": step}))
+    write_text(folder / "manifest.json", json.dumps({"agent": agent, "step": step}))
     return folder
 
 
@@ -175,6 +178,24 @@ def test_runs_go_by_age_but_for_the_latest_the_released_and_the_online_ones(
     apply_retention(on_disk, plan)
     assert not on_disk.checkpoints("ddpg", "twin_truck-old").exists()
     assert (on_disk.checkpoints("ddpg", "twin_truck-latest") / "00000001" / "manifest.json").is_file()
+
+
+def test_what_an_online_learner_of_another_agent_goes_on_from_stays(on_disk: Lake) -> None:
+    """Its run bears the same name as one of DDPG, which nothing uses."""
+    for agent in ("ddpg", "rdpg"):
+        for run in ("twin_truck-online", "twin_truck-new"):
+            checkpoint(on_disk, run, 1, agent=agent)
+        age(on_disk.checkpoints(agent, "twin_truck-online"), 100)
+    write_text(
+        on_disk.local / "online" / "twin_truck" / "run.json",
+        RunState(
+            vehicle_id="twin_truck", learner_run="twin_truck-online", learner_agent="rdpg"
+        ).model_dump_json(),
+    )
+    rules = Retention.model_validate({"checkpoints": {"days": 90, "newest": 1}})
+    plan = plan_retention(on_disk, rules, now=time.time())
+    assert names(plan) == ["ddpg/twin_truck-online"]
+    assert "online runs of twin_truck" in reasons(plan)["rdpg/twin_truck-online"]
 
 
 def test_frames_whose_raw_log_is_gone_or_goes_stay(on_disk: Lake) -> None:

@@ -1,6 +1,7 @@
 """What belongs together becomes visible together, on a disk and in a bucket."""
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from tspace_core.objects.path import AnyPath, S3Path, local_copy
 from tspace_core.storage.files import read_version, write_text
 from tspace_core.storage.folders import file_sizes
 from tspace_core.storage.lake import Lake
+from tspace_core.storage.unit_disk import last_token
 from tspace_core.storage.unit_log import UNITS
 from tspace_core.storage.unit_of_work import UnitOfWork, finish_units, read_together
 from tspace_core.storage.writer import Writer
@@ -193,14 +195,16 @@ def test_of_units_on_the_same_manifest_one_wins_and_nothing_of_the_others_is_vis
 def test_what_is_read_together_belongs_together(lake: Lake) -> None:
     """Two files that are always written together with one number, and a reader of both."""
     ways = [lake.root / "a" / "one", lake.root / "b" / "two"]
-    rounds, stop = (25 if isinstance(lake.root, S3Path) else 150), threading.Event()
+    rounds, enough = (25 if isinstance(lake.root, S3Path) else 150), threading.Event()
 
-    def write() -> None:
-        for number in range(rounds):
+    def write() -> int:
+        number = 0
+        while number < rounds or not enough.is_set():
+            number += 1
             with UnitOfWork(lake) as unit:
                 for way in ways:
                     unit.text(way, str(number))
-        stop.set()
+        return number
 
     with UnitOfWork(lake) as unit:
         for way in ways:
@@ -208,13 +212,33 @@ def test_what_is_read_together_belongs_together(lake: Lake) -> None:
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
         seen = set()
-        while not (stop.is_set() or writing.done()):
-            first, second = read_together(lake, lambda: tuple(way.read_text() for way in ways))
-            assert first == second
-            seen.add(first)
-        writing.result()
+        try:
+            while not writing.done():
+                first, second = read_together(lake, lambda: tuple(way.read_text() for way in ways))
+                assert first == second
+                seen.add(first)
+                if len(seen) > 2:
+                    enough.set()
+        finally:
+            enough.set()
+        last = writing.result()
     assert len(seen) > 2
-    assert read_together(lake, ways[0].read_text) == str(rounds - 1)
+    assert read_together(lake, ways[0].read_text) == str(last)
+
+
+def test_units_within_a_tick_of_the_clock_are_told_apart(tmp_path: Path) -> None:
+    """The inode of a record is free for the next but one, which may have its time as well."""
+    lake, tokens = Lake(tmp_path), set()
+    last, inode = tmp_path / "units" / "last.json", tmp_path / "inode"
+    for number in range(4):
+        with UnitOfWork(lake) as unit:
+            unit.text(tmp_path / "a", str(number))
+        inode.write_bytes(last.read_bytes())
+        os.utime(inode, (0, 0))
+        last.unlink()
+        last.hardlink_to(inode)
+        tokens.add(last_token(tmp_path))
+    assert len(tokens) == 4
 
 
 def test_a_reading_error_of_the_readers_own_is_told(lake: Lake) -> None:

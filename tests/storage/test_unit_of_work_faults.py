@@ -20,7 +20,7 @@ from tspace_core.storage.lake import Lake
 from tspace_core.storage.unit_of_work import read_together
 
 ROOT = Path(__file__).parents[2]
-EVERY = pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 5])
+EVERY = pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 11])
 """All points, or, as long as nobody asks for more, some of them from the first to the last."""
 
 

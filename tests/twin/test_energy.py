@@ -39,7 +39,11 @@ def test_ledger_closes_on_cycles(truck: Vehicle, mule: Vehicle, cycle: str) -> N
             assert np.all(getattr(ledger, name) > 0), name
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     seed=st.integers(0, 10_000),
     mass=st.floats(2500, 40000),

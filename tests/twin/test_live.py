@@ -78,8 +78,9 @@ def test_messages_arrive_at_the_rates_of_the_dbc(truck: Vehicle, tmp_path: Path)
         assert bus.counters.refused == 0
     pedals = heard[288]
     elapsed_s = pedals[499].timestamp - pedals[0].timestamp
-    # Generous: the machine may be busy; the twin makes up for what it lags behind.
-    assert elapsed_s == pytest.approx(499 * 0.01, rel=0.2)
+    # Generous: the machine may be busy; the twin makes up for what it lags behind, or says that it does not.
+    late_s = sum(event["seconds"] for event in twin.events if event["event"] == "late")
+    assert 0.8 * 499 * 0.01 <= elapsed_s <= 1.2 * 499 * 0.01 + late_s
     for message in dbc.messages:
         frames = heard[message.frame_id]
         assert message.cycle_time is not None

@@ -1,12 +1,12 @@
 """A bridge without a bus: it answers on a real channel as a test tells it to."""
 
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
+from tests.ports import free_port
 from tspace_core.config import Vehicle
 from tspace_core.link.channel import ChannelServer, Peer
 from tspace_core.link.float_buffer import to_hex
@@ -134,8 +134,5 @@ def live_of(vehicle: Vehicle) -> np.ndarray[tuple[int, ...], np.dtype[np.float32
 
 
 def free_udp_port() -> int:
-    """A port that nobody had a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that a run can bind later."""
+    return free_port()

@@ -1,5 +1,6 @@
 """The HMI by message queue as a run hears it: the contract of all sources, and what is its own."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tests.link.queue_world import LIMIT_S
 from tests.link.queue_world import truck as remote_truck
+from tests.ports import free_port
 from tests.vehicle.test_hmi import HmiContract, Listener
 from tspace_core.config.settings import settings
 from tspace_core.errors import ConfigError
@@ -21,7 +23,7 @@ from tspace_core.vehicle.states import Event
 @pytest.fixture(autouse=True)
 def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RocketMqDouble]:
     """A queue that the settings name."""
-    with RocketMqDouble() as server:
+    with RocketMqDouble(free_port(socket.SOCK_STREAM)) as server:
         monkeypatch.setenv("TSPACE_ROCKETMQ__ENDPOINTS", server.endpoints)
         monkeypatch.setenv("TSPACE_ROCKETMQ__TLS", "false")
         monkeypatch.setenv("TSPACE_DATA_DIR", str(tmp_path / "data"))

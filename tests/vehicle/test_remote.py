@@ -52,7 +52,7 @@ class TestRemoteKeepsTheContract(VehicleInterfaceContract):
 
     @pytest.fixture
     def rig(self, make: RigMaker) -> Iterator[Rig]:
-        yield make(flash_timeout_s=0.5)
+        yield make(flash_timeout_s=2.0)  # most of these flashes are answered, whatever the machine does
 
     @pytest.fixture
     def impatient_rig(self, make: RigMaker) -> Iterator[Rig]:
@@ -252,13 +252,15 @@ def test_nothing_is_asked_for_outside_an_episode(make: RigMaker) -> None:
     rig.begin()
     rig.samples(rig.length)
     assert isinstance(rig.next(), Window)
+    with pytest.raises(PipelineEmpty):
+        rig.interface.stream.get(0.1)
+    rig.service.wait_for_calls(2)  # else one that is given up at the end may be heard of after it
     rig.say("end_valid")
     assert isinstance(rig.next(), EpisodeEnded)
     rig.service.wait_until_idle()
-    count = len(rig.service.calls)
     with pytest.raises(PipelineEmpty):
         rig.interface.stream.get(0.2)
-    assert len(rig.service.calls) == count
+    assert len(rig.service.calls) == 2
 
 
 def test_the_connection_is_left_alone_until_a_decision_has_been_answered(make: RigMaker) -> None:
@@ -279,6 +281,7 @@ def test_the_connection_is_left_alone_until_a_decision_has_been_answered(make: R
     for number in range(1, 11):
         rig.samples(rig.length)
         assert isinstance(rig.next(), Window)
+        rig.service.wait_until_idle()  # its answer is here before it has put down its pen
         meanwhile.wait(0.02)  # the agent thinks
         assert len(rig.service.calls) == number
         assert rig.interface.consume(rig.proposal()).applied

@@ -3,11 +3,13 @@
 from tspace_core.agents.checkpoint import Checkpoint, CheckpointStore
 from tspace_core.agents.ddpg import DDPG
 from tspace_core.agents.dpg import DPG, Losses, Mode
-from tspace_core.agents.policy import DDPGPolicy
+from tspace_core.agents.idql import IDQL
+from tspace_core.agents.rdpg import RDPG
+from tspace_core.agents.session import Session
 from tspace_core.errors import CheckpointError
 from tspace_core.objects.path import AnyPath
 
-AGENTS: dict[str, type[DPG]] = {DDPG.name: DDPG}
+AGENTS: dict[str, type[DPG]] = {DDPG.name: DDPG, RDPG.name: RDPG, IDQL.name: IDQL}
 """Agents by the name in their checkpoints; a new agent is one line here."""
 
 
@@ -28,10 +30,12 @@ __all__ = [
     "AGENTS",
     "DDPG",
     "DPG",
+    "IDQL",
+    "RDPG",
     "Checkpoint",
     "CheckpointStore",
-    "DDPGPolicy",
     "Losses",
     "Mode",
+    "Session",
     "load_agent",
 ]

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tspace_core.agents.offline_run import AGENT, Trained, has_agent, latest_agent, run_name, train_ddpg
+from tspace_core.agents.offline_run import (
+    AGENT,
+    Engine,
+    Trained,
+    has_agent,
+    latest_agent,
+    newest_agent,
+    require_agent,
+    run_name,
+    train_agent,
+)
 from tspace_core.config import Vehicle, load_hyperparameters
 from tspace_core.errors import AgentError, CheckpointError, StorageError
 from tspace_core.objects.path import AnyPath
@@ -20,6 +30,7 @@ from tspace_core.storage.writer import Writer
 
 if TYPE_CHECKING:
     from tspace_core.agents.scores import Scores
+    from tspace_core.agents.tracking import Tracker
 
 Tell = Callable[[str], object]
 CHAMPION = "champion"
@@ -58,36 +69,69 @@ class TrainReport:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def choose_checkpoint(lake: Lake, vehicle_id: str, wanted: str | None = None) -> AnyPath:
+@dataclass(frozen=True)
+class Chosen:
+    """A checkpoint that is meant, and why it is that one.
+
+    Attributes:
+        checkpoint: its folder.
+        why: which agent it is and what chose it, for people.
+    """
+
+    checkpoint: AnyPath
+    why: str
+
+
+def choose_checkpoint(
+    lake: Lake, vehicle_id: str, wanted: str | None = None, *, agent: str | None = None
+) -> Chosen:
     """The checkpoint that is meant.
 
     Args:
         lake: with the checkpoints.
         vehicle_id: whose.
-        wanted: a folder, ``<agent>/<run>/<step>`` in the lake, or ``champion``; default: the vehicle's latest
-            trained agent, or its champion where none was trained.
+        wanted: a folder, ``<agent>/<run>/<step>`` in the lake, or ``champion``; default: the latest trained
+            agent of the kind that is released, or the champion where none of it was trained. Where nothing is
+            released, the agent that was trained last.
+        agent: the kind of agent instead of the released one's.
 
     Raises:
-        CheckpointError: there is none; or the latest agent's checkpoint is gone.
+        CheckpointError: there is none; the latest agent's checkpoint is gone; or both ``wanted`` and
+            ``agent`` are given and do not agree.
+        AgentError: there is no such kind.
         StorageError: the file that names the latest agent is damaged.
     """
     from tspace_core.objects.path import any_path
 
+    if agent is not None:
+        require_agent(agent)
     if wanted is not None and wanted != CHAMPION:
+        if agent is not None:
+            message = f"both the checkpoint {wanted} and the agent {agent} are named: leave one out"
+            raise CheckpointError(message)
         named = any_path(wanted)
-        return named if named.is_dir() else lake.root / "checkpoints" / wanted
-    nothing = f"nothing is released for {vehicle_id}: release a checkpoint (tspace release), or name one"
-    if wanted is None:
-        try:
-            return latest_agent(lake, vehicle_id).checkpoint
-        except CheckpointError as error:
-            if has_agent(lake, vehicle_id):
-                raise  # another agent than the one that is meant would be scored, and nobody would know
-            nothing = str(error)
+        return Chosen(named if named.is_dir() else lake.root / "checkpoints" / wanted, f"{wanted}, as named")
     released = champion(lake, vehicle_id)
+    kind = agent or (released.agent if released else None)
+    if wanted is None:
+        trained = newest_agent(lake, vehicle_id) if kind is None else None
+        # A kind whose latest is gone is an error: another agent would be scored, and nobody would know.
+        if kind is not None and has_agent(lake, vehicle_id, kind):
+            trained = latest_agent(lake, vehicle_id, kind)
+        if trained is not None:
+            ground = "as asked for" if agent else f"{kind} is released" if kind else "nothing is released"
+            what = f"the latest {trained.agent} agent, {trained.run} step {trained.step}"
+            return Chosen(trained.checkpoint, f"{what} ({ground})")
+        if released is None or released.agent != kind:
+            latest_agent(lake, vehicle_id, kind or AGENT)  # says that there is none
     if released is None:
-        raise CheckpointError(nothing)
-    return released.checkpoint
+        message = f"nothing is released for {vehicle_id}: release a checkpoint (tspace release), or name one"
+        raise CheckpointError(message)
+    if released.agent != kind:
+        message = f"the champion of {vehicle_id} is a {released.agent} agent, not {kind}: leave one out"
+        raise CheckpointError(message)
+    what = f"the champion, {released.agent} {released.run} step {released.step}"
+    return Chosen(released.checkpoint, what)
 
 
 def score_logs(
@@ -168,13 +212,17 @@ def train_vehicles(
     lake: Lake,
     vehicle_ids: Sequence[str],
     *,
+    agent: str = AGENT,
     updates: int | None = None,
     seed: int | None = None,
+    repeat_records: bool | None = None,
+    tracking_uri: str | None = None,
     workers: int = 1,
     again: bool = False,
     tell: Tell = lambda line: None,
+    engine: Engine | None = None,
 ) -> TrainReport:
-    """Train an agent a vehicle on its latest replay buffer, each vehicle a unit of work; see ``train_ddpg``.
+    """Train an agent a vehicle on its latest replay buffer, each vehicle a unit of work; see ``train_agent``.
 
     The last checkpoint, the file that makes it the latest and its figures become visible together. Those in
     between are visible at once: a training that was stopped goes on from them.
@@ -182,46 +230,83 @@ def train_vehicles(
     Args:
         lake: with the replay buffers.
         vehicle_ids: whose.
+        agent: name in ``AGENTS``.
         updates: in all; default: ``offline_updates`` of the hyperparameters.
         seed: default: that of the hyperparameters.
+        repeat_records: as in ``train_agent``.
+        tracking_uri: MLflow's tracking store, an experiment a vehicle; None tracks nothing.
         workers: processes.
         again: also vehicles whose latest agent is of this run: its figures are stored once more. A finished
             run is never trained twice, as it would give the same weights.
         tell: is told each vehicle that has ended.
+        engine: what carries a training out, one vehicle after the other; default: the ``workers``.
 
     Raises:
         StorageError: the lake cannot be written.
     """
     report = TrainReport()
-    total = updates or load_hyperparameters(AGENT).offline_updates
+    total = updates or load_hyperparameters(agent).offline_updates
     if not again:
         for vehicle_id in vehicle_ids:
-            found = _finished(lake, vehicle_id, total, seed)
+            found = _finished(lake, vehicle_id, agent, total, seed)
             if found is not None:
                 report.trained[vehicle_id] = found
                 report.skipped.append(vehicle_id)
     todo = [vehicle_id for vehicle_id in vehicle_ids if vehicle_id not in report.trained]
-    work = partial(_train, updates=updates, seed=seed)
-    batch = run_batch(lake, f"train-{AGENT}", todo, work, workers=workers, again=True, tell=tell)
+    if todo and tracking_uri is not None:
+        from tspace_core.agents.tracking import prepare_store
+
+        prepare_store(tracking_uri)
+    work = partial(
+        _train,
+        agent=agent,
+        updates=updates,
+        seed=seed,
+        repeat_records=repeat_records,
+        tracking_uri=tracking_uri,
+        engine=engine,
+    )
+    # An engine is this process's: its own workers share each training.
+    count = workers if engine is None else 1
+    batch = run_batch(lake, f"train-{agent}", todo, work, workers=count, again=True, tell=tell)
     report.failed.update(batch.failed)
     for vehicle_id in batch.done:
-        report.trained[vehicle_id] = latest_agent(lake, vehicle_id)
+        report.trained[vehicle_id] = latest_agent(lake, vehicle_id, agent)
     return report
 
 
-def _finished(lake: Lake, vehicle_id: str, updates: int, seed: int | None) -> Trained | None:
+def _finished(lake: Lake, vehicle_id: str, agent: str, updates: int, seed: int | None) -> Trained | None:
     try:
-        found = latest_agent(lake, vehicle_id)
-        mine = run_name(lake, vehicle_id, seed=seed)
+        found = latest_agent(lake, vehicle_id, agent)
+        mine = run_name(lake, vehicle_id, agent=agent, seed=seed)
     except (AgentError, StorageError):
         return None  # nothing there yet, or said by its own unit of work
     return found if found.run == mine and found.step >= updates else None
 
 
 def _train(
-    lake: Lake, vehicle_id: str, writer: Writer, *, updates: int | None, seed: int | None
+    lake: Lake,
+    vehicle_id: str,
+    writer: Writer,
+    *,
+    agent: str,
+    updates: int | None,
+    seed: int | None,
+    repeat_records: bool | None,
+    tracking_uri: str | None,
+    engine: Engine | None,
 ) -> Mapping[str, Any]:
-    trained = train_ddpg(lake, vehicle_id, updates=updates, seed=seed, writer=writer)
+    trained = train_agent(
+        lake,
+        vehicle_id,
+        agent=agent,
+        updates=updates,
+        seed=seed,
+        repeat_records=repeat_records,
+        tracker=None if tracking_uri is None else partial(tracker_of, lake, vehicle_id, tracking_uri),
+        writer=writer,
+        engine=engine,
+    )
     summary = trained.summary
     return {
         "run": trained.run,
@@ -232,3 +317,16 @@ def _train(
         "updates_per_s": summary.updates_per_s,
         **(summary.series[-1].model_dump() if summary.series else {}),
     }
+
+
+def tracker_of(lake: Lake, vehicle_id: str, uri: str, run: str) -> "Tracker":
+    """The tracker of a run, in the vehicle's experiment."""
+    from tspace_core.agents.tracking import Tracker, artifact_folder
+
+    return Tracker(
+        uri,
+        experiment=f"tspace/{vehicle_id}",
+        artifacts=artifact_folder(lake) if uri.startswith("sqlite:") else None,
+        run_name=run,
+        spool=lake.local / "tracking",
+    )

@@ -13,8 +13,10 @@ Nothing is pickled: a checkpoint from elsewhere can hold wrong numbers but no co
 
 import hashlib
 import json
+import logging
+import secrets
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tspace_core import __version__
+from tspace_core.agents.made_for import MadeFor
 from tspace_core.errors import CheckpointError, ObjectMissingError
 from tspace_core.objects.path import AnyPath, local_folder
 from tspace_core.storage.bucket_folder import MANIFEST
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tspace_core.agents.dpg import DPG
+
+_log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -62,6 +67,8 @@ class CheckpointManifest(BaseModel):
     components: tuple[str, ...] = ()
     created: datetime = datetime.min
     software_version: str = __version__
+    made_for: MadeFor | None = None
+    """Type of vehicle; None: not one, such as a public task, or of before this was kept."""
 
 
 class _ComponentManifest(BaseModel):
@@ -289,9 +296,27 @@ class CheckpointStore:
             if folder.name.isdigit() and int(folder.name) not in complete:
                 remove_directory(folder)
 
-    def put_aside(self, step: int, name: str) -> AnyPath:
-        """Give a checkpoint that cannot be read another name, so that the run may come to its step again."""
-        path, aside = self.path(step), self.root / name
+    def last_good(self, tell: Callable[[str], object] = _log.warning) -> Checkpoint | None:
+        """The newest checkpoint that can be read, None without one: what a run goes on from.
+
+        Those after it are put aside as ``damaged-...``, so that the run may come to their steps again.
+
+        Args:
+            tell: is told each that was put aside, and why.
+        """
+        for step in reversed(self.steps()):
+            try:
+                checkpoint = Checkpoint(self.path(step))
+                checkpoint.verify()
+            except CheckpointError as error:
+                aside = self._put_aside(step)
+                tell(f"went back behind a checkpoint that cannot be read, now {aside.name}: {error}")
+                continue
+            return checkpoint
+        return None
+
+    def _put_aside(self, step: int) -> AnyPath:
+        path, aside = self.path(step), self.root / f"damaged-{step:08d}-{secrets.token_hex(4)}"
         with atomic_directory(aside) as temporary:
             shutil.copytree(local_folder(path), temporary, dirs_exist_ok=True)
         remove_directory(path)

@@ -21,20 +21,34 @@ class Activation(Enum):
     TANH = "tanh"
 
 
-class DenseLayer:
-    """One affine layer with its activation, for a fixed batch size."""
+class Memory:
+    """What layers write to, by place and shape: one memory for passes of which one follows the other.
 
-    def __init__(
-        self, layer: nn.Linear, activation: Activation, batch: int, output: Tensor | None = None
-    ) -> None:
+    A live network and its target then work in the same memory, which stays in the processor's cache. The
+    outputs of a pass, and what it needs to go backward, hold until the next pass over the same place.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def take(self, place: str, like: Tensor, *shape: int) -> Tensor:
+        """The tensor of this place and shape, of the type and device of ``like``."""
+        key = place, shape
+        if key not in self._tensors:
+            self._tensors[key] = like.new_empty(shape)
+        return self._tensors[key]
+
+
+class DenseLayer:
+    """One affine layer with its activation; ``output`` and ``gradient`` are (batch, outputs)."""
+
+    def __init__(self, layer: nn.Linear, activation: Activation, output: Tensor, gradient: Tensor) -> None:
         self._weight, self._bias = layer.weight.data, layer.bias.data
         self._transposed = self._weight.t()
         self._weight_gradient, self._bias_gradient = layer.weight.grad, layer.bias.grad
         self._activation = activation
-        shape = (batch, layer.out_features)
-        self.output = torch.empty(shape, dtype=self._weight.dtype) if output is None else output
-        self.gradient = torch.empty(shape, dtype=self._weight.dtype)
-        self._input = self.output
+        self.output, self.gradient = output, gradient
+        self._input = output
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs) to (batch, outputs)."""
@@ -101,15 +115,11 @@ class DenseChain:
 
 
 class ActorPass:
-    """Forward and backward pass of an actor for a fixed batch size."""
+    """Forward and backward pass of an actor for a fixed batch size; by default in memory of its own."""
 
-    def __init__(self, actor: Actor, batch: int) -> None:
-        self._chain = DenseChain(
-            [
-                *_relu_layers(actor.hidden, batch),
-                DenseLayer(actor.output, Activation.TANH, batch),
-            ]
-        )
+    def __init__(self, actor: Actor, batch: int, memory: Memory | None = None) -> None:
+        linear = [*_linear(actor.hidden), actor.output]
+        self._chain = _chain("actor", linear, Activation.TANH, batch, memory or Memory())
 
     @property
     def gradient(self) -> Tensor:
@@ -126,23 +136,22 @@ class ActorPass:
 
 
 class CriticPass:
-    """Forward and backward pass of a critic for a fixed batch size."""
+    """Forward and backward pass of a critic for a fixed batch size; by default in memory of its own."""
 
-    def __init__(self, critic: Critic, batch: int) -> None:
-        state, action = (_last(layers).out_features for layers in (critic.state, critic.action))
-        dtype = critic.output.weight.dtype
+    def __init__(self, critic: Critic, batch: int, memory: Memory | None = None) -> None:
+        memory = memory or Memory()
+        state, action, joint = (_linear(layers) for layers in (critic.state, critic.action, critic.joint))
+        widths = state[-1].out_features, action[-1].out_features
+        like = critic.output.weight.data
         # Both branches write side by side into the input of the joint layers: nothing to concatenate.
-        self._joined = torch.empty(batch, state + action, dtype=dtype)
-        self._joined_gradient = torch.empty(batch, state + action, dtype=dtype)
-        self._state_columns, self._action_columns = slice(0, state), slice(state, state + action)
-        self._state = DenseChain(_relu_layers(critic.state, batch, self._joined[:, self._state_columns]))
-        self._action = DenseChain(_relu_layers(critic.action, batch, self._joined[:, self._action_columns]))
-        self._joint = DenseChain(
-            [
-                *_relu_layers(critic.joint, batch),
-                DenseLayer(critic.output, Activation.NONE, batch),
-            ]
-        )
+        self._joined = memory.take("joined", like, batch, sum(widths))
+        self._joined_gradient = memory.take("gradient of joined", like, batch, sum(widths))
+        self._state_columns, self._action_columns = slice(0, widths[0]), slice(widths[0], sum(widths))
+        relu = Activation.RELU
+        columns = self._joined[:, self._state_columns], self._joined[:, self._action_columns]
+        self._state = _chain("critic state", state, relu, batch, memory, columns[0])
+        self._action = _chain("critic action", action, relu, batch, memory, columns[1])
+        self._joint = _chain("critic", [*joint, critic.output], Activation.NONE, batch, memory)
 
     @property
     def gradient(self) -> Tensor:
@@ -168,14 +177,31 @@ class CriticPass:
         self._action.backward(part, learn=False, to=to)
 
 
-def _last(layers: nn.ModuleList) -> nn.Linear:
-    layer = layers[-1]
-    assert isinstance(layer, nn.Linear)
-    return layer
+def _linear(layers: nn.ModuleList) -> list[nn.Linear]:
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
-def _relu_layers(layers: nn.ModuleList, batch: int, output: Tensor | None = None) -> list[DenseLayer]:
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    return [
-        DenseLayer(layer, Activation.RELU, batch, output if layer is linear[-1] else None) for layer in linear
-    ]
+def _chain(
+    name: str,
+    linear: Sequence[nn.Linear],
+    last: Activation,
+    batch: int,
+    memory: Memory,
+    output: Tensor | None = None,
+) -> DenseChain:
+    """ReLU layers and one with the activation ``last``, which writes to ``output`` if that is given.
+
+    Gradients of hidden layers are used up as soon as they are passed on, so all chains share them.
+    """
+    layers = []
+    for number, layer in enumerate(linear):
+        after, like, shape = len(linear) - 1 - number, layer.weight.data, (batch, layer.out_features)
+        layers.append(
+            DenseLayer(
+                layer,
+                Activation.RELU if after else last,
+                memory.take(f"{name} {number}", like, *shape) if after or output is None else output,
+                memory.take(f"gradient {after}" if after else f"gradient of {name}", like, *shape),
+            )
+        )
+    return DenseChain(layers)

@@ -14,6 +14,7 @@ from torch import Tensor
 from tspace_core.errors import AgentError
 from tspace_core.storage.replay import Replay
 from tspace_core.storage.replay_index import END, LENGTH, SHIFT, TERMINAL, EpisodeIndex, EpisodePlace
+from tspace_core.storage.replay_manifest import ReplayLayout
 
 _BLOCK_ROWS = 1 << 16
 """Rows copied to the device at once."""
@@ -40,6 +41,7 @@ class TensorSequences(NamedTuple):
     mask: Tensor
     first_rows: Tensor
     memory: Tensor | None
+    begins: Tensor
 
 
 class DeviceReplay:
@@ -81,6 +83,11 @@ class DeviceReplay:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @property
+    def layout(self) -> ReplayLayout:
+        """What a row holds."""
+        return self._layout
 
     def refresh(self) -> bool:
         """Take over what was appended to a growing buffer and evicted since; only new rows are copied."""
@@ -177,6 +184,7 @@ class DeviceReplay:
             mask=inside.float(),
             first_rows=records[..., action - state + 1],
             memory=self._memory[firsts % len(self._memory)] if self._memory is not None else None,
+            begins=(numbers == table[:, END] - table[:, LENGTH]).float(),
         )
 
     def _starts(self, steps: int, stride: int) -> Tensor:

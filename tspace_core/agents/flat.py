@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 _ALIGN = 16
 """Floats between the starts of two tensors are a multiple of this: 64 bytes, one cache line."""
@@ -24,9 +23,9 @@ class FlatParameters:
         for name, parameter in module.named_parameters():
             self._places[name] = (size, parameter.shape)
             size += -(-parameter.numel() // _ALIGN) * _ALIGN
-        dtype = next(module.parameters()).dtype
-        self.values = nn.Parameter(torch.zeros(size, dtype=dtype))
-        self.values.grad = torch.zeros(size, dtype=dtype)
+        first = next(module.parameters()).data
+        self.values = nn.Parameter(first.new_zeros(size))
+        self.values.grad = first.new_zeros(size)
         weights, gradients = self.named(self.values.data), self.named(self.values.grad)
         for name, parameter in module.named_parameters():
             weights[name].copy_(parameter.data)
@@ -44,6 +43,11 @@ class FlatParameters:
         """Parameter names and shapes in order."""
         return ((name, shape) for name, (_, shape) in self._places.items())
 
+    def clear(self) -> None:
+        """Set the gradient to zero."""
+        assert self.values.grad is not None
+        self.values.grad.zero_()
+
     @torch.no_grad()
     def copy(self, other: "FlatParameters") -> None:
         """Take over all values of a network of the same layout."""
@@ -58,8 +62,8 @@ class FlatParameters:
 class FlatAdam:
     """Adam (Kingma and Ba 2015) on a flat network; torch's fused kernel corrects the bias in float64.
 
-    The kernel is called as a function: torch's optimizer class loads torch's compiler, which takes more than
-    a second of every process that makes an agent.
+    The kernel is called directly: torch's optimizers load torch's compiler, which takes more than a second of
+    every process that makes an agent.
     """
 
     def __init__(self, parameters: FlatParameters, learning_rate: float) -> None:
@@ -67,7 +71,7 @@ class FlatAdam:
         self._learning_rate = learning_rate
         values = parameters.values.data
         self._state = {
-            "step": torch.zeros((), dtype=torch.float32),
+            "step": values.new_zeros((), dtype=torch.float32),
             "exp_avg": torch.zeros_like(values),
             "exp_avg_sq": torch.zeros_like(values),
         }
@@ -77,20 +81,20 @@ class FlatAdam:
         """One update from the gradients that lie in the flat gradient."""
         values, state = self._parameters.values, self._state
         assert values.grad is not None
-        adam(
-            [values],
+        state["step"].add_(1.0)
+        torch._fused_adam_(  # as torch.optim.Adam(fused=True) calls it
+            [values.data],
             [values.grad],
             [state["exp_avg"]],
             [state["exp_avg_sq"]],
             [],
             [state["step"]],
-            fused=True,
-            amsgrad=False,
+            lr=self._learning_rate,
             beta1=_BETAS[0],
             beta2=_BETAS[1],
-            lr=self._learning_rate,
             weight_decay=0.0,
             eps=_EPSILON,
+            amsgrad=False,
             maximize=False,
         )
 

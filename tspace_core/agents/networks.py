@@ -22,7 +22,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden = _stack(state_dim, hidden, generator)
-        self.output = _linear(hidden[-1], action_dim, OUTPUT_RANGE, generator)
+        self.output = linear(hidden[-1], action_dim, OUTPUT_RANGE, generator)
 
     def forward(self, state: Tensor) -> Tensor:
         """Actions for normalised states."""
@@ -47,7 +47,7 @@ class Critic(nn.Module):
         self.state = _stack(state_dim, state_hidden, generator)
         self.action = _stack(action_dim, action_hidden, generator)
         self.joint = _stack(state_hidden[-1] + action_hidden[-1], joint_hidden, generator)
-        self.output = _linear(joint_hidden[-1], 1, OUTPUT_RANGE, generator)
+        self.output = linear(joint_hidden[-1], 1, OUTPUT_RANGE, generator)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Values of actions in normalised states."""
@@ -64,10 +64,11 @@ def _relu(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 def _stack(inputs: int, sizes: Sequence[int], generator: torch.Generator) -> nn.ModuleList:
     widths = [inputs, *sizes]
-    return nn.ModuleList(_linear(a, b, 1 / sqrt(a), generator) for a, b in pairwise(widths))
+    return nn.ModuleList(linear(a, b, 1 / sqrt(a), generator) for a, b in pairwise(widths))
 
 
-def _linear(inputs: int, outputs: int, limit: float, generator: torch.Generator) -> nn.Linear:
+def linear(inputs: int, outputs: int, limit: float, generator: torch.Generator) -> nn.Linear:
+    """A layer whose weights and biases are spread evenly within the limit."""
     # Made on the meta device, because the usual start would draw from torch's global generator. Not moved off
     # it by ``to_empty``, which loads half a second of symbolic mathematics for it.
     layer = nn.Linear(inputs, outputs, device="meta")

@@ -9,19 +9,17 @@ Episodes stream through in blocks of records. One episode and one block are in m
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tspace_core.agents.checkpoint import Checkpoint
-from tspace_core.agents.ddpg import DDPG
-from tspace_core.agents.dense import ActorPass, CriticPass
+from tspace_core.agents.made_for import MadeFor, require_vehicle
 from tspace_core.agents.offline_run import one_thread
+from tspace_core.agents.scorers import SCORERS, Recorded, Scorer, Values
 from tspace_core.agents.scores import Scores, Tally, stored_scores
 from tspace_core.agents.scoring_table import ScoredBlock, ScoresFile, scores_file, scores_path
 from tspace_core.config import Vehicle, load_vehicle
@@ -39,78 +37,6 @@ SCORING_VERSION = 1
 """To be raised when the same inputs give other scores."""
 BLOCK = 16_384
 """Records that are held and written at a time: a row group."""
-STEP = 1024
-"""Records that pass the networks at a time: their activations stay in the cache."""
-
-
-class Values(NamedTuple):
-    """What an agent says of n records."""
-
-    actions: NDArray[np.float32]
-    """(n, action_dim) proposals."""
-    q_proposal: NDArray[np.float32]
-    """(n,) values of the proposals."""
-    q_behaviour: NDArray[np.float32]
-    """(n,) values of the recorded actions."""
-
-
-class Scorer(Protocol):
-    """An agent that answers many records at once, without noise."""
-
-    state_dim: int
-    action_dim: int
-
-    def __call__(self, states: NDArray[np.float32], actions: NDArray[np.float32], /) -> Values:
-        """Values of (n, state_dim) states and (n, action_dim) recorded actions, for any n."""
-
-
-class DDPGScorer:
-    """Actor and critic of a DDPG checkpoint, with its normaliser."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        agent = DDPG.load(checkpoint.directory, mode="infer")
-        # In mode infer the critic is not loaded: here it is asked for its opinion.
-        critic = checkpoint.component("critic").tensors
-        weights = {name: weight.data for name, weight in agent.critic.named_parameters()}
-        checkpoint.check_shapes("critic", critic, weights)
-        for name, weight in weights.items():
-            weight.copy_(critic[name])
-        self.state_dim, self.action_dim = agent.state_dim, agent.action_dim
-        self._agent = agent
-        self._passes: dict[int, tuple[ActorPass, CriticPass]] = {}
-
-    def __call__(self, states: NDArray[np.float32], actions: NDArray[np.float32], /) -> Values:
-        """Values of any number of records, ``STEP`` at a time."""
-        n = len(states)
-        found = Values(
-            np.empty((n, self.action_dim), np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
-        )
-        with torch.inference_mode():
-            for first in range(0, n, STEP):
-                part = slice(first, min(first + STEP, n))
-                self._part(states[part], actions[part], Values(*(values[part] for values in found)))
-        return found
-
-    def _part(self, states: NDArray[np.float32], actions: NDArray[np.float32], out: Values) -> None:
-        n = len(states)
-        size = STEP if n == STEP else max(16, 1 << (n - 1).bit_length())
-        actor, critic = self._passes.get(size) or self._new_passes(size)
-        normalised = torch.zeros(size, self.state_dim)
-        behaviour = torch.zeros(size, self.action_dim)
-        self._agent.normaliser.apply(torch.from_numpy(np.ascontiguousarray(states)), normalised[:n])
-        behaviour[:n] = torch.from_numpy(np.ascontiguousarray(actions))
-        chosen = actor.forward(normalised)
-        out.actions[:] = chosen[:n].numpy()
-        out.q_proposal[:] = critic.forward(normalised, chosen)[:n, 0].numpy()
-        out.q_behaviour[:] = critic.forward(normalised, behaviour)[:n, 0].numpy()
-
-    def _new_passes(self, size: int) -> tuple[ActorPass, CriticPass]:
-        self._passes[size] = ActorPass(self._agent.actor, size), CriticPass(self._agent.critic, size)
-        return self._passes[size]
-
-
-SCORERS: dict[str, Callable[[Checkpoint], Scorer]] = {DDPG.name: DDPGScorer}
-"""By the agent's name in its checkpoints; a new agent is one line here."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +50,7 @@ class OpenCheckpoint:
         run: training run it is of, as far as its folder tells.
         step: of the run.
         scorer: answers.
+        made_for: type of vehicle, if known.
     """
 
     directory: AnyPath
@@ -132,6 +59,7 @@ class OpenCheckpoint:
     run: str
     step: int
     scorer: Scorer
+    made_for: MadeFor | None = None
 
 
 def checkpoint_id(directory: AnyPath) -> str:
@@ -168,11 +96,12 @@ def open_checkpoint(directory: str) -> OpenCheckpoint:
         run=path.resolve().parent.name,
         step=manifest.step,
         scorer=SCORERS[manifest.agent](checkpoint),
+        made_for=manifest.made_for,
     )
 
 
 def check_fits(opened: OpenCheckpoint, vehicle: Vehicle) -> None:
-    """Compare a checkpoint's dimensions with a vehicle's.
+    """Compare what a checkpoint was made for with a vehicle.
 
     Raises:
         CheckpointError: it is of another type of vehicle or window; names both.
@@ -188,6 +117,7 @@ def check_fits(opened: OpenCheckpoint, vehicle: Vehicle) -> None:
                 "score with an agent trained for this vehicle"
             )
             raise CheckpointError(message)
+    require_vehicle(opened.made_for, vehicle, opened.directory)
 
 
 def scores_fingerprint(lake: Lake, log: RawLog, vehicle: Vehicle, identity: str) -> str:
@@ -297,7 +227,9 @@ def score_episodes(
     for spans in _blocks(tally.fitting(episodes)):
         states = np.concatenate([span.episode.states[span.rows] for span in spans])
         behaviour = np.concatenate([span.episode.actions[span.rows] for span in spans])
-        values = opened.scorer(states, behaviour)
+        rewards = np.concatenate([span.episode.rewards[span.rows] for span in spans])
+        begins = np.concatenate([np.arange(span.first, span.stop) == 0 for span in spans])
+        values = opened.scorer(Recorded(states, behaviour, rewards, begins))
         _require_finite(opened, values, spans)
         block = _block(tally, spans, states, behaviour, values)
         file.write(block)

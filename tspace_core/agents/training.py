@@ -9,12 +9,15 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from tspace_core.agents.bad_batch import bad_records, describe_batch
 from tspace_core.agents.checkpoint import Checkpoint, CheckpointStore, Component
 from tspace_core.agents.dpg import DPG, Losses
+from tspace_core.agents.graph_update import GraphUpdate, graph_update
 from tspace_core.agents.pictures import map_change_figure
 from tspace_core.agents.returns import episode_returns, running_reward
+from tspace_core.agents.sources import RecordSource, mean_reward
 from tspace_core.agents.tracking import NullTracker, RunTracker
-from tspace_core.errors import AgentError, CheckpointError
+from tspace_core.errors import AgentError, CheckpointError, DivergedError, TspaceError
 from tspace_core.objects.fields import PathField
 from tspace_core.objects.path import AnyPath
 from tspace_core.storage.replay import Replay
@@ -27,6 +30,9 @@ REPORT_EVERY = 100
 
 Progress = Callable[[int, int, "SeriesPoint"], None]
 """Called with updates done, updates in all, and the newest point of the series."""
+
+Update = Callable[[DPG, RecordSource, np.random.Generator, int], tuple[Losses, float, int]]
+"""At most so many updates of an agent from a source: mean losses, mean reward drawn, and how many it did."""
 
 
 class SeriesPoint(BaseModel):
@@ -50,7 +56,9 @@ class TrainSummary(BaseModel):
 
     agent: str
     replay: str
-    replay_version: str
+    """The buffer's name, or what was driven."""
+    replay_version: str | None
+    """None: there was no buffer in the lake, it was learned by driving."""
     run_id: str | None
     updates: int
     resumed_from: int
@@ -64,23 +72,25 @@ class TrainSummary(BaseModel):
     updates_per_s: float
 
 
-class _Means:
+class Means:
     """Running sums of one interval, exact through a checkpoint."""
 
     def __init__(self, count: int = 0, sums: dict[str, float] | None = None) -> None:
         self.count = count
         self.sums = sums or dict.fromkeys(("critic_loss", "actor_loss", "mean_q", "reward", "saturated"), 0.0)
 
-    def add(self, losses: Losses, reward: float) -> None:
-        self.count += 1
+    def add(self, losses: Losses, reward: float, count: int) -> None:
+        """Add what ``count`` updates saw in the mean."""
+        self.count += count
         sums = self.sums
-        sums["critic_loss"] += losses.critic
-        sums["actor_loss"] += losses.actor
-        sums["mean_q"] += losses.mean_q
-        sums["reward"] += reward
-        sums["saturated"] += losses.saturated
+        sums["critic_loss"] += count * losses.critic
+        sums["actor_loss"] += count * losses.actor
+        sums["mean_q"] += count * losses.mean_q
+        sums["reward"] += count * reward
+        sums["saturated"] += count * losses.saturated
 
     def take(self, update: int) -> SeriesPoint:
+        """The means as the point at ``update``; the next interval begins."""
         point = SeriesPoint(update=update, **{name: total / self.count for name, total in self.sums.items()})
         self.count, self.sums = 0, dict.fromkeys(self.sums, 0.0)
         return point
@@ -97,7 +107,7 @@ class _RunState:
         self.done = 0
         self.run_id: str | None = None
         self.series: list[SeriesPoint] = []
-        self.means = _Means()
+        self.means = Means()
 
     def component(self) -> Component:
         return Component(
@@ -125,8 +135,45 @@ class _RunState:
         self.done = values["done"]
         self.run_id = values["run_id"]
         self.series = [SeriesPoint.model_validate(point) for point in values["series"]]
-        self.means = _Means(**values["interval"])
+        self.means = Means(**values["interval"])
         return self
+
+
+def plain_update(
+    agent: DPG, source: RecordSource, generator: np.random.Generator, limit: int
+) -> tuple[Losses, float, int]:
+    """Draw a batch, learn from it, let the targets follow: one update, whatever the limit."""
+    batch = agent.draw(source, generator)
+    losses = agent.train(batch)
+    agent.update_target()
+    return losses, mean_reward(batch), 1
+
+
+def begin_offline(
+    agent: DPG,
+    replay: Replay,
+    updates: int,
+    checkpoints: CheckpointStore | None,
+    *,
+    resume: bool,
+    report_every: int = REPORT_EVERY,
+) -> _RunState:
+    """Where a run stands: bring the agent there, or fit a fresh one's normaliser; see ``train_offline``."""
+    _check(agent, replay, updates, report_every)
+    if not resume and checkpoints is not None and checkpoints.steps():
+        message = (
+            f"{checkpoints.root}: holds checkpoints up to step {checkpoints.steps()[-1]}; "
+            "go on from them with resume=True or choose a new run"
+        )
+        raise CheckpointError(message)
+    state = _RunState(agent.seed, replay)
+    checkpoint = checkpoints.last_good() if resume and checkpoints is not None else None
+    if checkpoint is not None:
+        state.take_over(checkpoint)
+        agent.restore(checkpoint)
+    elif not agent.normalised:
+        agent.fit_normaliser(replay.state_mean, replay.state_std)
+    return state
 
 
 def train_offline(
@@ -140,6 +187,7 @@ def train_offline(
     resume: bool = False,
     report_every: int = REPORT_EVERY,
     writer: Writer = DIRECT,
+    update: Update | None = None,
 ) -> TrainSummary:
     """Train an agent on a replay buffer.
 
@@ -157,33 +205,28 @@ def train_offline(
         report_every: Updates a point of the series.
         writer: Of the last checkpoint. Those before it are always visible at once: a stopped run goes on
             from them.
+        update: How updates are done; workers that learn together share them out. None: on a CUDA device where
+            there is one and the agent can (``graph_update``), else on the host, one by one.
 
     Raises:
-        AgentError: dimensions or discount do not fit, or training diverged (names the update and the last
-            good checkpoint).
-        CheckpointError: the checkpoint to resume from is damaged or of another agent; or there are
-            checkpoints and ``resume`` is not asked for.
+        AgentError: dimensions or discount do not fit; the buffer holds fewer records than a batch; a batch
+            holds values that are not finite (names update, fields, records and episodes).
+        DivergedError: a loss or weight is not finite (names the update). Nothing is saved then, and the error
+            names the last good checkpoint, as it does for bad values.
+        CheckpointError: the checkpoint to resume from is of another agent; or there are checkpoints and
+            ``resume`` is not asked for. A damaged one is put aside and the one before it is taken.
     """
-    _check(agent, replay, updates, report_every)
-    if not resume and checkpoints is not None and checkpoints.steps():
-        message = (
-            f"{checkpoints.root}: holds checkpoints up to step {checkpoints.steps()[-1]}; "
-            "go on from them with resume=True or choose a new run"
-        )
-        raise CheckpointError(message)
-    state = _RunState(agent.seed, replay)
-    if resume and checkpoints is not None and checkpoints.steps():
-        checkpoint = Checkpoint(checkpoints.latest())
-        state.take_over(checkpoint)
-        agent.restore(checkpoint)
-    elif not agent.normalised:
-        agent.fit_normaliser(replay.state_mean, replay.state_std)
+    state = begin_offline(agent, replay, updates, checkpoints, resume=resume, report_every=report_every)
     tracker = tracker or NullTracker()
     first, saved = state.done, _latest(checkpoints)
+    update = update or graph_update(agent, replay) or plain_update
     began = time.perf_counter()
     with _tracked(tracker, agent, replay, updates, state):
         while state.done < updates:
-            _one_update(agent, replay, state, checkpoints)
+            borders = [updates, _next(state.done, report_every)]
+            if checkpoints is not None:
+                borders.append(_next(state.done, checkpoints.every))
+            _learn(agent, replay, state, checkpoints, update, min(borders) - state.done)
             if state.done % report_every == 0 or state.done == updates:
                 point = state.means.take(state.done)
                 state.series.append(point)
@@ -191,6 +234,7 @@ def train_offline(
                 if progress is not None:
                     progress(state.done, updates, point)
             if checkpoints is not None and (checkpoints.due(state.done) or state.done == updates):
+                _require_finite(agent, state, checkpoints)
                 how = writer if state.done == updates else DIRECT
                 saved = checkpoints.save(agent, state.done, {state.NAME: state.component()}, writer=how)
         wall = time.perf_counter() - began
@@ -218,17 +262,52 @@ def _latest(checkpoints: CheckpointStore | None) -> AnyPath | None:
     return checkpoints.latest() if checkpoints is not None and checkpoints.steps() else None
 
 
-def _one_update(agent: DPG, replay: Replay, state: _RunState, checkpoints: CheckpointStore | None) -> None:
-    batch = replay.sample(agent.hyper.batch_size, state.generator)
+def _next(done: int, every: int) -> int:
+    """The next multiple of ``every``."""
+    return (done // every + 1) * every
+
+
+def _learn(
+    agent: DPG,
+    replay: Replay,
+    state: _RunState,
+    checkpoints: CheckpointStore | None,
+    update: Update,
+    limit: int,
+) -> None:
+    before = state.generator.bit_generator.state
     try:
-        losses = agent.train(batch)
+        losses, reward, count = update(agent, replay, state.generator, limit)
     except AgentError as error:
-        last = _latest(checkpoints) or "none"
-        message = f"training stopped at update {state.done + 1}: {error} (last good checkpoint: {last})"
-        raise AgentError(message) from error
-    agent.update_target()
-    state.means.add(losses, float(batch.rewards.mean(dtype=np.float64)))
-    state.done += 1
+        # In an interval on a device no batch is known to be the one: the whole buffer is looked through.
+        batch = bad_records(replay) if isinstance(update, GraphUpdate) else _batch(agent, replay, before)
+        message = (
+            f"training stopped at update {state.done + 1}: {error}; {batch} ({_last_words(checkpoints)})"
+        )
+        raise type(error)(message) from error
+    state.means.add(losses, reward, count)
+    state.done += count
+
+
+def _batch(agent: DPG, replay: Replay, generator: Any) -> str:
+    try:
+        return describe_batch(agent, replay, generator)
+    except (TspaceError, OSError, ValueError) as error:  # what went wrong first is what counts
+        return f"its batch could not be drawn again: {error}"
+
+
+def _require_finite(agent: DPG, state: _RunState, checkpoints: CheckpointStore) -> None:
+    """A checkpoint is one to go back to: never save weights that are lost."""
+    if not agent.finite():
+        message = (
+            f"training stopped at update {state.done}: a weight is not finite, nothing of it is saved; lower "
+            f"the learning rates or reward_scale ({_last_words(checkpoints)})"
+        )
+        raise DivergedError(message)
+
+
+def _last_words(checkpoints: CheckpointStore | None) -> str:
+    return f"last good checkpoint: {_latest(checkpoints) or 'none'}"
 
 
 @contextmanager
@@ -276,6 +355,13 @@ def _check(agent: DPG, replay: Replay, updates: int, report_every: int) -> None:
         message = (
             f"{replay.directory}: states of {layout.state_dim} and actions of {layout.action_dim}, the "
             f"agent has {agent.state_dim} and {agent.action_dim}; make the agent for this replay's dimensions"
+        )
+        raise AgentError(message)
+    size = agent.hyper.batch_size
+    if len(replay) < size and not agent.hyper.repeat_records:
+        message = (
+            f"{replay.directory}: holds {len(replay)} records, a batch is {size}: record more episodes, make "
+            "batch_size smaller, or set repeat_records, so that records are drawn several times for a batch"
         )
         raise AgentError(message)
     if layout.reward_kind == "energy_shaped" and layout.gamma != agent.hyper.gamma:

@@ -23,6 +23,8 @@ from tspace_core.cli import (
     report,
     score,
     similar,
+    train_in_twin,
+    tune,
     twin,
 )
 from tspace_core.errors import TspaceError
@@ -48,6 +50,8 @@ app.add_typer(release.app)
 app.add_typer(report.app)
 app.add_typer(score.app)
 app.add_typer(similar.app)
+app.add_typer(train_in_twin.app)
+app.add_typer(tune.app)
 app.add_typer(twin.app, name="twin")
 
 

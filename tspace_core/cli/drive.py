@@ -30,6 +30,14 @@ def drive(
     observe: Annotated[
         bool, typer.Option("--observe", help="Record only: flash nothing. Needs no tspace bridge.")
     ] = False,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGENT",
+            help="Agent that drives and learns: ddpg, rdpg or idql; default: `online.agent` of the vehicle's "
+            "file, else that of the release, else ddpg.",
+        ),
+    ] = None,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="End after so many stored episodes; default: at the HMI's exit.")
     ] = None,
@@ -69,6 +77,7 @@ def drive(
         resume=resume,
         track=track,
         signals=True,
+        agent=agent,
     )
     avatar = Avatar(load_vehicle(vehicle), open_lake(data_dir), options, tell=_tell)
     try:

@@ -22,3 +22,10 @@ def open_lake(data_dir: str | None) -> "Lake":
 
     found = settings()
     return Lake(any_path(data_dir or found.lake_url or found.data_dir))
+
+
+def tracking_uri(lake: "Lake") -> str:
+    """MLflow's tracking store: the settings' server, or SQLite beside the lake that was asked for."""
+    from tspace_core.config import settings
+
+    return settings().mlflow_uri or f"sqlite:///{lake.local / 'mlflow.db'}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tspace_core.cli.options import DataDir, VehicleId, open_lake
+from tspace_core.cli.options import DataDir, VehicleId, open_lake, tracking_uri
 from tspace_core.errors import TspaceError
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ def score(
         str | None,
         typer.Option(
             help="Folder of a checkpoint, <agent>/<run>/<step> in the lake, or `champion`; "
-            "default: the latest trained."
+            "default: the latest trained agent of the kind that is released."
         ),
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="The latest trained agent of this kind instead: ddpg, rdpg or idql.")
     ] = None,
     start: Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Last day, YYYY-MM-DD.")] = None,
@@ -58,8 +61,9 @@ def score(
         )
         message = f"{lake.root} has no episodes of {config.id}{days}: take its logs in (tspace ingest)"
         raise TspaceError(message)
-    path = choose_checkpoint(lake, config.id, checkpoint)
-    report = score_logs(lake, config, logs, path, workers=workers, again=again, tell=_tell)
+    chosen = choose_checkpoint(lake, config.id, checkpoint, agent=agent)
+    _tell(f"scored by {chosen.why}")
+    report = score_logs(lake, config, logs, chosen.checkpoint, workers=workers, again=again, tell=_tell)
     if as_json:
         typer.echo(json.dumps(_scores_json(report)))
     else:
@@ -73,10 +77,16 @@ def train(
         list[str], typer.Option("--vehicle", help="Vehicle id, see `tspace vehicles`; may be repeated.")
     ],
     *,
+    agent: Annotated[str, typer.Option(help="ddpg, rdpg or idql.")] = "ddpg",
     updates: Annotated[int | None, typer.Option(min=1, help="Updates in all; default: the file's.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of weights, noise and batches; default: the file's.")
     ] = None,
+    repeat_records: Annotated[
+        bool | None,
+        typer.Option("--repeat-records", help="Learn also where there are fewer records than a batch."),
+    ] = None,
+    track: Annotated[bool, typer.Option("--track/--no-track", help="Write to MLflow.")] = True,
     workers: Workers = 2,
     again: Again = False,
     as_json: AsJson = False,
@@ -84,14 +94,31 @@ def train(
 ) -> None:
     """Train an agent a vehicle on its latest replay buffer; one that was stopped goes on where it was.
 
+    With TSPACE_ENGINE__KIND=ray the cluster's learners share each training, one vehicle after the other.
     What is trained already is skipped. A vehicle that fails costs only itself, and the exit code is 1.
     """
     from tspace_core.agents.batch_runs import train_vehicles
-    from tspace_core.config import load_vehicle
+    from tspace_core.agents.offline_run import agent_class
+    from tspace_core.config import load_vehicle, settings
+    from tspace_core.distributed import make_engine
 
     ids = [load_vehicle(name).id for name in dict.fromkeys(vehicle)]
     lake = open_lake(data_dir)
-    report = train_vehicles(lake, ids, updates=updates, seed=seed, workers=workers, again=again, tell=_tell)
+    agent_class(agent)
+    with make_engine(settings().engine) as engine:
+        report = train_vehicles(
+            lake,
+            ids,
+            agent=agent,
+            updates=updates,
+            seed=seed,
+            repeat_records=repeat_records,
+            tracking_uri=tracking_uri(lake) if track else None,
+            workers=workers,
+            again=again,
+            tell=_tell,
+            engine=None if engine.name == "local" else engine.train_offline,
+        )
     if as_json:
         typer.echo(json.dumps(_trained_json(report)))
     else:

@@ -1,7 +1,15 @@
 """Vehicles, drivers, sites, hyperparameters and settings: pydantic models of the YAML files in conf/."""
 
+from tspace_core.config.engine import EngineConfig
 from tspace_core.config.guard import GuardLimits
-from tspace_core.config.hyperparameters import DDPGHyperparameters, NoiseParameters
+from tspace_core.config.hyperparameters import (
+    HYPERPARAMETERS,
+    AgentHyperparameters,
+    DDPGHyperparameters,
+    IDQLHyperparameters,
+    NoiseParameters,
+    RDPGHyperparameters,
+)
 from tspace_core.config.link import BusConfig, Parameter, PortConfig, XcpConfig
 from tspace_core.config.loading import (
     driver_ids,
@@ -32,18 +40,23 @@ from tspace_core.config.vehicle import (
 
 __all__ = [
     "FLASHED_ROWS",
+    "HYPERPARAMETERS",
+    "AgentHyperparameters",
     "BusConfig",
     "DDPGHyperparameters",
     "Driver",
     "DrivingStyle",
+    "EngineConfig",
     "EpisodeConfig",
     "GuardLimits",
+    "IDQLHyperparameters",
     "LogConfig",
     "MapFormula",
     "NoiseParameters",
     "OnlineConfig",
     "Parameter",
     "PortConfig",
+    "RDPGHyperparameters",
     "RemoteConfig",
     "RewardConfig",
     "RoadLoad",

@@ -47,7 +47,9 @@ def parse(model: type[ModelT], content: dict[str, Any], path: Path) -> ModelT:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [_one_line(item, model) for item in error.errors()]
+        # What could not be worked out as another field is wrong is nothing to correct.
+        wrong = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        lines = [_one_line(item, model) for item in wrong]
         message = f"{path}: {len(lines)} wrong field(s)\n" + "\n".join(f"  {line}" for line in lines)
         raise ConfigError(message) from error
 

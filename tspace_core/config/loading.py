@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from tspace_core.config.base import find_named, names_in, parse, read_yaml
-from tspace_core.config.hyperparameters import DDPGHyperparameters
+from tspace_core.config.hyperparameters import HYPERPARAMETERS, AgentHyperparameters
 from tspace_core.config.places import Driver, Site
 from tspace_core.config.settings import settings
 from tspace_core.config.vehicle import Vehicle
-from tspace_core.errors import ConfigError
+from tspace_core.errors import ConfigError, UnknownNameError
 
 
 def vehicle_ids() -> list[str]:
@@ -58,10 +58,18 @@ def load_site(site_id: str) -> Site:
     return site
 
 
-def load_hyperparameters(name: str = "ddpg") -> DDPGHyperparameters:
-    """The hyperparameters of that name in conf/hyperparameters (errors as ``load_vehicle``)."""
-    path = find_named(settings().conf_dir / "hyperparameters", name, "hyperparameters")
-    return parse(DDPGHyperparameters, read_yaml(path), path)
+def load_hyperparameters(agent: str, name: str | None = None) -> AgentHyperparameters:
+    """The hyperparameters of an agent in conf/hyperparameters (errors as ``load_vehicle``).
+
+    Args:
+        agent: ``ddpg``, ``rdpg`` or ``idql``: says which model the file is read as.
+        name: of the file; default: the agent's.
+    """
+    if agent not in HYPERPARAMETERS:
+        message = f"unknown agent {agent!r}; known: {', '.join(HYPERPARAMETERS)}"
+        raise UnknownNameError(message)
+    path = find_named(settings().conf_dir / "hyperparameters", name or agent, "hyperparameters")
+    return parse(HYPERPARAMETERS[agent], read_yaml(path), path)
 
 
 def _same_name(path: Path, name: str) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tspace_core.config.base import ConfigModel
+from tspace_core.config.hyperparameters import HYPERPARAMETERS
 
 
 class WatchdogLimits(ConfigModel):
@@ -18,6 +19,11 @@ class WatchdogLimits(ConfigModel):
 class OnlineConfig(ConfigModel):
     """One vehicle's online runs."""
 
+    agent: str | None = Field(
+        default=None,
+        description="which agent drives and learns, for example rdpg: releases and checkpoints of others are "
+        "left out then; None: that of the release, and ddpg where nothing is released",
+    )
     countdown_s: float = Field(
         default=3.0,
         ge=0,
@@ -31,7 +37,11 @@ class OnlineConfig(ConfigModel):
         default="episode", description="border at which the driving agent takes new weights over"
     )
     live_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of a batch from live records, once there are any"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of a batch from live records, once there are any; IDQL's hyperparameters say it "
+        "themselves (offline_share)",
     )
     updates_per_record: float = Field(
         default=1.0, ge=0, le=100, description="updates for each live record, where learning is continuous"
@@ -48,3 +58,11 @@ class OnlineConfig(ConfigModel):
     silence_s: float = Field(
         default=2.0, gt=0, description="no datagram this long while capturing is a failure, s"
     )
+
+    @field_validator("agent")
+    @classmethod
+    def _known(cls, agent: str | None) -> str | None:
+        if agent is not None and agent not in HYPERPARAMETERS:
+            message = f"there is no agent {agent!r}; known are {', '.join(HYPERPARAMETERS)}"
+            raise ValueError(message)
+        return agent

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +17,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from tspace_core.config.engine import EngineConfig
+from tspace_core.config.hyperparameters import HYPERPARAMETERS
 from tspace_core.errors import ConfigError
 
 
@@ -89,6 +91,28 @@ class S3Settings(BaseModel):
     cache_bytes: int = Field(default=20 << 30, ge=0, description="least recently used copies beyond it go")
 
 
+class RetrainingSettings(BaseModel):
+    """What new episodes start, after a while and every night."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    agents: tuple[str, ...] = Field(
+        default=("ddpg",), min_length=1, description="agents that are trained, one run a vehicle for all"
+    )
+    new_episodes: int = Field(
+        default=20, ge=1, description="new checked episodes of a vehicle that start a run before the night"
+    )
+
+    @field_validator("agents")
+    @classmethod
+    def _known(cls, agents: tuple[str, ...]) -> tuple[str, ...]:
+        for agent in agents:
+            if agent not in HYPERPARAMETERS:
+                message = f"there is no agent {agent!r}; known are {', '.join(HYPERPARAMETERS)}"
+                raise ValueError(message)
+        return tuple(dict.fromkeys(agents))
+
+
 class Settings(BaseSettings):
     """Settings of one installation."""
 
@@ -137,6 +161,8 @@ class Settings(BaseSettings):
     remote: RemoteSettings = RemoteSettings()
     rocketmq: RocketMqSettings = RocketMqSettings()
     s3: S3Settings = S3Settings()
+    engine: EngineConfig = EngineConfig()
+    retraining: RetrainingSettings = RetrainingSettings()
 
     @classmethod
     def settings_customise_sources(

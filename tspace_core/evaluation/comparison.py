@@ -16,6 +16,7 @@ from tspace_core.evaluation.drives import Candidate, Progress, drive_all
 from tspace_core.evaluation.pairs import KEY, paired_differences
 from tspace_core.evaluation.summary import ComparisonSummary, summarise_candidates
 from tspace_core.storage.files import atomic_write, write_text
+from tspace_core.twin.fleet_guard import GuardCount
 from tspace_core.twin.route import Route
 
 
@@ -47,6 +48,7 @@ class Comparison:
         traces: pl.DataFrame | None = None,
         map_changes: Mapping[str, NDArray[np.float64]] | None = None,
         descriptions: Mapping[str, str] | None = None,
+        guard: Mapping[str, GuardCount] | None = None,
     ) -> "Comparison":
         """Compare drives that were already driven.
 
@@ -57,6 +59,7 @@ class Comparison:
             traces: one drive of every candidate and driver, for figures.
             map_changes: mean change of the map by candidate, for figures.
             descriptions: what candidates that are no baselines are.
+            guard: what the guard said to the policies; None: there was no guard.
 
         Raises:
             RecordError: a drive stands twice, or has no default drive to be paired with.
@@ -67,7 +70,8 @@ class Comparison:
             cycle=cycle,
             drivers=tuple(drives["driver"].unique(maintain_order=True)),
             seeds=tuple(drives["seed"].unique(maintain_order=True)),
-            candidates=summarise_candidates(drives, pairs, descriptions),
+            candidates=summarise_candidates(drives, pairs, descriptions, guard),
+            guarded=guard is not None,
             software_version=tspace_core.__version__,
         )
         return cls(
@@ -96,6 +100,7 @@ def compare(
     seeds: Sequence[int],
     cycle: str | Route,
     *,
+    guarded: bool = False,
     progress: Progress | None = None,
     descriptions: Mapping[str, str] | None = None,
 ) -> Comparison:
@@ -110,6 +115,7 @@ def compare(
         drivers: ids of simulated drivers.
         seeds: of the drivers' feet.
         cycle: name of a cycle, or a route.
+        guarded: with a guard in every vehicle, as on the road; else what is proposed takes effect.
         progress: told the share that is driven, 0 to 1, after every step.
         descriptions: what candidates that are no baselines are, for the report.
 
@@ -123,7 +129,7 @@ def compare(
             message = f"{name} {values} must be at least one, and each only once"
             raise TwinError(message)
     everyone = {DEFAULT: vehicle.default_map(), **candidates}
-    driven = drive_all(vehicle, everyone, drivers, seeds, cycle, progress=progress)
+    driven = drive_all(vehicle, everyone, drivers, seeds, cycle, guarded=guarded, progress=progress)
     return Comparison.of_drives(
         driven.drives,
         vehicle_id=vehicle.id,
@@ -131,4 +137,5 @@ def compare(
         traces=driven.traces,
         map_changes=driven.map_changes,
         descriptions=descriptions,
+        guard=driven.guard if guarded else None,
     )

@@ -2,28 +2,39 @@
 
 A candidate is a torque map, in effect throughout, or a policy, consulted every step of two windows with the
 timing of ``tspace_core.twin.decisions``, the same as in recorded drives. All maps drive in one fleet and all
-policies in another; the vehicles of a fleet do not touch each other.
+policies in another; the vehicles of a fleet do not touch each other. A policy with a memory is told when its
+episodes begin and what each step earned, as ``TorqueMap-v0`` does; behind a guard also what became of its
+actions, as on the road.
+
+Behind a guard (``guarded``) each vehicle has one of its own: what it leaves of a proposal is what is driven,
+and of a map, what it leaves of that. Without one, what is proposed takes effect, as in ``TorqueMap-v0``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tspace_core.config import TorqueMap, Vehicle
+from tspace_core.config import FLASHED_ROWS, TorqueMap, Vehicle
 from tspace_core.errors import AgentError
 from tspace_core.evaluation import quality
+from tspace_core.evaluation.guarding import allowed_map
 from tspace_core.evaluation.pairs import DRIVE_SCHEMA
-from tspace_core.records.policy import Policy
+from tspace_core.records.flash_journal import as_action
+from tspace_core.records.policy import InformedPolicy, Policy, StatefulPolicy
 from tspace_core.twin.decisions import DecisionLoop, Step
 from tspace_core.twin.fleet import Fleet
+from tspace_core.twin.fleet_guard import FleetGuard, GuardCount
 from tspace_core.twin.route import Route
+from tspace_core.twin.step_reward import step_rewards
 from tspace_core.twin.trace import Trace
 
 Candidate = Policy | TorqueMap
 Progress = Callable[[float], None]
+_ROUNDING = 1e-5
+"""How far beyond [-1, 1] an action is still rounding."""
 
 TRACE_SCHEMA = {
     "candidate": pl.String,
@@ -55,11 +66,13 @@ class Driven:
         traces: columns of ``TRACE_SCHEMA``; the first seed of every candidate and driver.
         map_changes: mean change from the default map in Nm by candidate, the map's shape, NaN where a policy
             never flashed.
+        guard: what the guard said to each policy; empty without one.
     """
 
     drives: pl.DataFrame
     traces: pl.DataFrame
     map_changes: Mapping[str, NDArray[np.float64]]
+    guard: Mapping[str, GuardCount] = field(default_factory=dict)
 
 
 def drive_all(
@@ -69,6 +82,7 @@ def drive_all(
     seeds: Sequence[int],
     cycle: str | Route,
     *,
+    guarded: bool = False,
     progress: Progress | None = None,
 ) -> Driven:
     """Drive every candidate with every driver and seed.
@@ -79,21 +93,28 @@ def drive_all(
         drivers: ids of simulated drivers.
         seeds: of the drivers' feet; the same seed gives every candidate the same foot.
         cycle: name of a cycle, or a route.
+        guarded: with a guard in every vehicle.
         progress: told the share of the whole that is driven, 0 to 1, again and again.
 
     Raises:
         AgentError: a policy returned actions of another shape, or not finite.
+        ConfigError: ``guarded``, and the vehicle's own default map is outside its limits.
         TwinError: the vehicle has no twin, a map has other axes, or a flash takes longer than a window.
         UnknownNameError: a driver or cycle of that name does not exist.
     """
     starts = [
         Start(candidate, driver, seed) for candidate in candidates for driver in drivers for seed in seeds
     ]
-    fixed = {name: each for name, each in candidates.items() if isinstance(each, TorqueMap)}
+    fixed = {
+        name: allowed_map(vehicle, each) if guarded else each
+        for name, each in candidates.items()
+        if isinstance(each, TorqueMap)
+    }
     policies = {name: each for name, each in candidates.items() if not isinstance(each, TorqueMap)}
     default = vehicle.default_map()
     changes = {name: np.asarray(each.table, np.float64) - default.table for name, each in fixed.items()}
     drives, traces = [], []
+    counts: dict[str, GuardCount] = {}
     driven_before = 0
     for group in (fixed, policies):
         own = [start for start in starts if start.candidate in group]
@@ -102,7 +123,7 @@ def drive_all(
         maps = [fixed.get(start.candidate, default) for start in own]
         fleet = Fleet(vehicle, cycle, [start.driver for start in own], [start.seed for start in own], maps)
         recorder = _Recorder(vehicle, own, shown=range(0, len(own), len(seeds)))
-        flashing = _Flashing(vehicle, own, policies) if group is policies else None
+        flashing = _Flashing(fleet, own, policies, guarded=guarded) if group is policies else None
         for block in _driving(fleet, flashing):
             recorder.keep(block)
             if progress is not None:
@@ -115,11 +136,13 @@ def drive_all(
         traces.append(recorder.traces())
         if flashing is not None:
             changes.update(flashing.mean_changes())
+            counts.update(flashing.guard.counts() if flashing.guard is not None else {})
     order = {name: position for position, name in enumerate(candidates)}
     return Driven(
         drives=_ordered(pl.concat(drives), order),
         traces=_ordered(pl.concat(traces), order),
         map_changes=changes,
+        guard=counts,
     )
 
 
@@ -133,13 +156,18 @@ def _driving(fleet: Fleet, flashing: "_Flashing | None") -> Iterator[Trace]:
             yield fleet.advance(20 * window_s)
             elapsed += 20 * window_s
         return
-    loop = DecisionLoop(fleet)
+    loop = DecisionLoop(fleet, None if flashing.guard is None else flashing.guard.answer)
     window = loop.first_window()
     yield window
     elapsed = window_s
+    rewards: NDArray[np.float32] | None = None
     while not np.all(fleet.done) and elapsed < limit_s:
-        step = loop.step(window, flashing.decide(loop.states(window)))
+        driving, energy, distance = ~fleet.done, fleet.energy_wh, fleet.distance_m
+        step = loop.step(window, flashing.decide(loop.states(window), rewards))
         flashing.count(step)
+        used, driven = fleet.energy_wh - energy, fleet.distance_m - distance
+        earned = step_rewards(fleet.vehicle, used, driven, window, step.half_step, step.window)
+        rewards = np.where(driving, earned, np.float32(0.0))
         yield step.half_step
         yield step.window
         window = step.window
@@ -149,8 +177,13 @@ def _driving(fleet: Fleet, flashing: "_Flashing | None") -> Iterator[Trace]:
 class _Flashing:
     """The policies at work on a fleet, and what they flashed."""
 
-    def __init__(self, vehicle: Vehicle, starts: Sequence[Start], policies: Mapping[str, Policy]) -> None:
+    def __init__(
+        self, fleet: Fleet, starts: Sequence[Start], policies: Mapping[str, Policy], *, guarded: bool
+    ) -> None:
+        vehicle = fleet.vehicle
         self.flashes = np.zeros(len(starts), dtype=np.int64)
+        self.guard = FleetGuard(fleet, [start.candidate for start in starts]) if guarded else None
+        self._fleet = fleet
         self._policies = policies
         self._starts = starts
         self._places = {
@@ -158,16 +191,25 @@ class _Flashing:
             for name in policies
         }
         self._action_dim = vehicle.action_dim
+        self._budget_nm = vehicle.torque_map.budget_nm
         self._default = vehicle.default_map().table
         self._sums = {name: np.zeros(self._default.shape) for name in policies}
         self._counts = {name: np.zeros((len(self._default), 1)) for name in policies}
+        for name, policy in policies.items():
+            if isinstance(policy, StatefulPolicy):
+                policy.begin(len(self._places[name]))
 
-    def decide(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+    def decide(self, states: NDArray[np.float32], rewards: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Ask each policy for all its vehicles, arrived or not: its input keeps order and size."""
         actions = np.zeros((len(states), self._action_dim), dtype=np.float32)
+        running = ~self._fleet.done
         for name, policy in self._policies.items():
             places = self._places[name]
-            own = np.asarray(policy(states[places]), dtype=np.float32)
+            if isinstance(policy, StatefulPolicy):
+                answer = policy(states[places], None if rewards is None else rewards[places])
+            else:
+                answer = policy(states[places])
+            own = np.asarray(answer, dtype=np.float32)
             expected = (len(places), self._action_dim)
             if own.shape != expected or not np.all(np.isfinite(own)):
                 message = (
@@ -175,11 +217,14 @@ class _Flashing:
                     f"{np.count_nonzero(~np.isfinite(own))} of them not finite; expected finite {expected}"
                 )
                 raise AgentError(message)
+            if self.guard is not None:
+                beyond = (np.abs(own) > 1.0 + _ROUNDING).any(axis=1) & running[places]
+                self.guard.beyond(name, int(np.count_nonzero(beyond)))
             actions[places] = own
         return actions
 
     def count(self, step: Step) -> None:
-        """Note what took effect."""
+        """Note what took effect, and tell it to the policies that want to know."""
         for place, flash in enumerate(step.flashes):
             if flash is None:
                 continue
@@ -188,6 +233,16 @@ class _Flashing:
             self._sums[name][rows] += flash.torque_nm - self._default[rows]
             self._counts[name][rows] += 1
             self.flashes[place] += 1
+        if self.guard is None:  # as TorqueMap-v0, which tells nobody either
+            return
+        for name, policy in self._policies.items():
+            if isinstance(policy, InformedPolicy):
+                policy.carried_out(np.stack([self._live_action(step, place) for place in self._places[name]]))
+
+    def _live_action(self, step: Step, place: int) -> NDArray[np.float32]:
+        """The live rows of a step as an action, as records of real drives hold it."""
+        rows = slice(step.first_rows[place], step.first_rows[place] + FLASHED_ROWS)
+        return as_action(self._fleet.map(place).table[rows], self._default[rows], self._budget_nm)[0]
 
     def mean_changes(self) -> dict[str, NDArray[np.float64]]:
         """Mean change of every cell over the flashes of its row, NaN where there was none."""

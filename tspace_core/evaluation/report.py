@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,14 @@ from tspace_core.evaluation import figures
 from tspace_core.evaluation.figures import Picture
 from tspace_core.evaluation.pairs import DISTANCE_TOLERANCE, TRIP_TIME_TOLERANCE
 from tspace_core.evaluation.quality import STEP_S
-from tspace_core.evaluation.sections import DataSection, Provenance, SituationsSection, TrainingSection
+from tspace_core.evaluation.sections import (
+    DataSection,
+    OffPolicySection,
+    Provenance,
+    ReleaseLine,
+    SituationsSection,
+    TrainingSection,
+)
 from tspace_core.evaluation.statistics import Interval
 from tspace_core.evaluation.verdict import Verdict
 from tspace_core.storage.files import write_text
@@ -46,6 +53,8 @@ def write_report(
     training: TrainingSection | None = None,
     data: DataSection | None = None,
     situations: SituationsSection | None = None,
+    off_policy: OffPolicySection | None = None,
+    releases: Sequence[ReleaseLine] = (),
     provenance: Provenance | None = None,
 ) -> Path:
     """Write the report atomically.
@@ -58,6 +67,8 @@ def write_report(
         training: how the policy was trained, if one was.
         data: what it was trained on, if anything.
         situations: where the agent changes the map most, if situations are embedded.
+        off_policy: what recorded trips say about the agents, if there are any.
+        releases: whether the agents clear the release bar, the best one first.
         provenance: command and settings that made the comparison.
 
     Returns:
@@ -72,6 +83,8 @@ def write_report(
             training=training,
             data=data,
             situations=situations,
+            off_policy=off_policy,
+            releases=releases,
             provenance=provenance or Provenance(),
             made_at=datetime.now(UTC),
         ),
@@ -87,6 +100,8 @@ def render(
     training: TrainingSection | None,
     data: DataSection | None,
     situations: SituationsSection | None,
+    off_policy: OffPolicySection | None = None,
+    releases: Sequence[ReleaseLine] = (),
     provenance: Provenance,
     made_at: datetime,
 ) -> str:
@@ -106,6 +121,8 @@ def render(
             training=training,
             data=data,
             situations=situations,
+            off_policy=off_policy,
+            releases=releases,
             provenance=provenance,
             made_at=made_at,
             versions=_versions(),

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from tspace_core.evaluation.figures import Picture
+from tspace_core.evaluation.fitted_q import OffPolicyEstimate
+from tspace_core.evaluation.release_bar import Finding, passed
 
 
 class _Section(BaseModel):
@@ -95,6 +97,30 @@ class SituationsSection(_Section):
     lines: tuple[SituationLine, ...] = ()
     pictures: tuple[Picture, ...] = ()
     note: str = ""
+
+
+class OffPolicySection(_Section):
+    """What recorded trips say about agents that did not drive them: an estimate, with why to doubt it.
+
+    ``note`` says why nothing could be estimated.
+    """
+
+    estimates: Mapping[str, OffPolicyEstimate] = {}
+    """By agent."""
+    reward_kind: str = ""
+    note: str = ""
+
+
+class ReleaseLine(_Section):
+    """Whether an agent clears the release bar, rule by rule."""
+
+    agent: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rule holds."""
+        return passed(self.findings)
 
 
 class Provenance(_Section):

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from tspace_core.evaluation.baselines import DEFAULT, DESCRIPTIONS, POLICY
+from tspace_core.evaluation.baselines import BEST_STATIC, DEFAULT, DESCRIPTIONS, POLICY
 from tspace_core.evaluation.pairs import KEY
 from tspace_core.evaluation.statistics import Interval, cluster_bootstrap_interval, student_t_interval
-from tspace_core.evaluation.verdict import Verdict, judge, sentence
+from tspace_core.evaluation.verdict import Verdict, judge, sentence, static_sentence
+from tspace_core.twin.fleet_guard import GuardCount
 
 
 class DriverSummary(BaseModel):
@@ -22,6 +23,21 @@ class DriverSummary(BaseModel):
     counted_saving_percent: Interval | None
     trip_time_percent: Interval | None
     unequal_time_pairs: int
+
+
+class AgainstStatic(BaseModel):
+    """A candidate beside the best static map.
+
+    ``share`` is the quotient of the mean counted savings, None where the static map saves none;
+    ``difference_percent`` the counted saving less the static map's, paired by driver and seed, in % of the
+    default map's energy.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    share: float | None
+    difference_percent: Interval | None
+    sentence: str
 
 
 class CandidateSummary(BaseModel):
@@ -57,6 +73,8 @@ class CandidateSummary(BaseModel):
     unequal_time_pairs: int = 0
     per_driver: tuple[DriverSummary, ...] = ()
     problems: tuple[str, ...] = ()
+    guard: GuardCount | None = None
+    against_static: AgainstStatic | None = None
 
 
 class ComparisonSummary(BaseModel):
@@ -70,6 +88,8 @@ class ComparisonSummary(BaseModel):
     seeds: tuple[int, ...]
     candidates: tuple[CandidateSummary, ...]
     software_version: str
+    guarded: bool = False
+    """Whether a guard stood in front of all that was driven, as on the road."""
 
     def candidate(self, name: str) -> CandidateSummary:
         """The candidate of that name.
@@ -84,10 +104,26 @@ class ComparisonSummary(BaseModel):
         raise KeyError(message)
 
     @property
+    def learned(self) -> tuple[CandidateSummary, ...]:
+        """Candidates that are no baselines."""
+        known = DESCRIPTIONS.keys() - {POLICY}
+        return tuple(candidate for candidate in self.candidates if candidate.name not in known)
+
+    @property
     def subject(self) -> CandidateSummary:
-        """The candidate that the report is about: the trained policy, or else the last one."""
-        names = [candidate.name for candidate in self.candidates]
-        return self.candidate(POLICY if POLICY in names else names[-1])
+        """The candidate that the report is about.
+
+        The trained policy; of several agents the one with the greatest mean counted saving; else the last.
+        """
+        learned = self.learned
+        if not learned or POLICY in (candidate.name for candidate in learned):
+            return self.candidate(POLICY) if learned else self.candidates[-1]
+        return max(learned, key=_counted_mean)
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """Names of the learned candidates, the one with the greatest mean counted saving first."""
+        return tuple(item.name for item in sorted(self.learned, key=_counted_mean, reverse=True))
 
     @property
     def rivals(self) -> tuple[CandidateSummary, ...]:
@@ -103,8 +139,18 @@ class ComparisonSummary(BaseModel):
         )
 
 
+def _counted_mean(candidate: CandidateSummary) -> float:
+    counted = candidate.counted_saving_percent
+    # An agent whose drives cannot be compared is no subject while another one's can.
+    complete = candidate.verdict is not Verdict.INCOMPLETE
+    return counted.mean if counted is not None and complete else float("-inf")
+
+
 def summarise_candidates(
-    drives: pl.DataFrame, pairs: pl.DataFrame, descriptions: Mapping[str, str] | None = None
+    drives: pl.DataFrame,
+    pairs: pl.DataFrame,
+    descriptions: Mapping[str, str] | None = None,
+    guard: Mapping[str, GuardCount] | None = None,
 ) -> tuple[CandidateSummary, ...]:
     """Summarise every candidate, in the order of first appearance in ``drives``.
 
@@ -112,9 +158,10 @@ def summarise_candidates(
         drives: columns of ``pairs.DRIVE_SCHEMA``.
         pairs: from ``pairs.paired_differences``.
         descriptions: what each candidate is; the baselines' are known.
+        guard: what the guard said to the policies, by candidate.
     """
     known = {**DESCRIPTIONS, **(descriptions or {})}
-    return tuple(
+    found = tuple(
         _summarise(
             name,
             known.get(name, ""),
@@ -123,6 +170,43 @@ def summarise_candidates(
         )
         for name in drives["candidate"].unique(maintain_order=True)
     )
+    static = next((candidate for candidate in found if candidate.name == BEST_STATIC), None)
+    return tuple(
+        candidate.model_copy(
+            update={
+                "guard": (guard or {}).get(candidate.name),
+                "against_static": None if static is None else _against(candidate, static, pairs),
+            }
+        )
+        for candidate in found
+    )
+
+
+def _against(
+    candidate: CandidateSummary, static: CandidateSummary, pairs: pl.DataFrame
+) -> AgainstStatic | None:
+    """A candidate beside the best static map; None for the default map and the static map itself."""
+    if candidate.name in (DEFAULT, static.name):
+        return None
+    own, other = (
+        _comparable(pairs.filter(pl.col("candidate") == name)).select(*KEY, "counted_saving_percent")
+        for name in (candidate.name, static.name)
+    )
+    both = own.join(other, on=KEY, how="inner", maintain_order="left", validate="1:1", suffix="_static")
+    difference = student_t_interval(
+        (both["counted_saving_percent"] - both["counted_saving_percent_static"]).to_numpy()
+    )
+    saved = both["counted_saving_percent_static"].mean()
+    mean = both["counted_saving_percent"].mean()
+    share = mean / saved if isinstance(mean, float) and isinstance(saved, float) and saved > 0 else None
+    text = static_sentence(
+        candidate.name,
+        static.name,
+        share=share,
+        difference=difference,
+        static_saves=static.verdict is Verdict.SAVES,
+    )
+    return AgainstStatic(share=share, difference_percent=difference, sentence=text)
 
 
 def _summarise(name: str, description: str, drives: pl.DataFrame, pairs: pl.DataFrame) -> CandidateSummary:

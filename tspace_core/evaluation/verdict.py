@@ -106,6 +106,30 @@ def sentence(
     )
 
 
+def static_sentence(
+    name: str, static: str, *, share: float | None, difference: Interval | None, static_saves: bool
+) -> str:
+    """Whether a candidate beats the best static map, in one sentence.
+
+    Args:
+        name: of the candidate.
+        static: name of the best static map.
+        share: the candidate's counted saving as a share of the static map's; None: the static map saves none.
+        difference: counted saving of the candidate less that of the static map, paired, in % of energy.
+        static_saves: whether the static map is shown to save at all.
+    """
+    if difference is None:
+        return f"{name} cannot be compared with {static}: no pair of drives is comparable."
+    shown = f"{_mean(difference)} % of energy {difference.bounds_text()} against {static}"
+    of = "" if share is None else f", {100 * share:.0f} % of its saving"
+    tail = "" if static_saves else f"; {static} itself is not shown to save energy"
+    if difference.above_zero:
+        return f"{name} beats the best static map: {shown}{of}{tail}."
+    if difference.below_zero:
+        return f"{name} does not beat the best static map: {shown}{of}{tail}."
+    return f"{name} is not shown to beat the best static map: {shown}{of}{tail}."
+
+
 def _size(interval: Interval) -> str:
     return f"{abs(interval.mean):.{interval.decimals}f}"
 

@@ -10,27 +10,25 @@ exit, after the wanted number of episodes, when the watchdog trips, when somebod
 crashes: then in the same way, with the first cause.
 """
 
-import fcntl
 import gc
 import logging
-import os
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 from tspace_core.agents.tracking import NullTracker, RunTracker, Status
 from tspace_core.config import (
-    DDPGHyperparameters,
+    AgentHyperparameters,
     TorqueMap,
     Vehicle,
     load_driver,
-    load_hyperparameters,
     load_site,
 )
-from tspace_core.errors import OnlineError, StorageError
-from tspace_core.online.agent_choice import Choice, ReleaseWatch, choose, learner_run
+from tspace_core.errors import AgentError, ConfigError, OnlineError, StorageError, TspaceError
+from tspace_core.objects.path import AnyPath
+from tspace_core.online.agent_choice import Choice, ReleaseWatch, choose, choose_again
 from tspace_core.online.cars import AvatarOptions, CarFactory, IgnitableCar, ResumeFrom, car_of
 from tspace_core.online.cruncher import Cruncher, CruncherSetup
 from tspace_core.online.driver_agent import DriverAgent, first_agent
@@ -43,6 +41,7 @@ from tspace_core.online.run_note import RunNote
 from tspace_core.online.run_state import RunState, RunStateFile
 from tspace_core.storage.champion import Champion
 from tspace_core.storage.lake import Lake
+from tspace_core.storage.only_one import only_one
 from tspace_core.storage.replay import Replay, versions_of
 from tspace_core.supervision import Supervisor, stop_on_signals
 from tspace_core.supervision.supervisor import describe
@@ -73,7 +72,8 @@ class Avatar:
         car: makes the vehicle interface; default: as ``vehicle.interface`` says.
         learner: makes the learner; default: a process of its own.
         tracker: default: MLflow where ``options.track``.
-        hyper: hyperparameters; default: those in conf/.
+        hyper: hyperparameters of fresh networks; their model says which agent drives and learns. Default: the
+            agent that the options, the vehicle's file or the release say, with the hyperparameters in conf/.
 
     Attributes:
         summary: what the run did so far.
@@ -92,7 +92,7 @@ class Avatar:
         car: CarFactory | None = None,
         learner: LearnerFactory | None = None,
         tracker: RunTracker | None = None,
-        hyper: DDPGHyperparameters | None = None,
+        hyper: AgentHyperparameters | None = None,
     ) -> None:
         self.vehicle = vehicle
         self.lake = lake
@@ -120,14 +120,14 @@ class Avatar:
             TspaceError: it cannot begin: no bridge, no agent, a wrong setting, ...
             BaseException: what the main thread was interrupted with, after all has been stored.
         """
-        with self._alone():
+        with only_one(self.folder / "run.lock", self._busy):
             return self._run()
 
     def _run(self) -> RunSummary:
         options, vehicle = self.options, self.vehicle
         states = RunStateFile(self.folder, vehicle)
         state = states.load()
-        choice, hyper = self._choose()
+        choice = self._choose()
         state = self._begun(states, state, choice)
         self.summary.generation = state.generation
         tracker: RunTracker = NullTracker()
@@ -138,19 +138,28 @@ class Avatar:
         supervisor = Supervisor(f"avatar {vehicle.id}")
         try:
             if options.mode == "train":
-                learner = self._start_learner(hyper, choice)
+                learner = self._start_learner(choice)
             tracker = self._tracking()  # while the learner's process comes up: both take seconds
-            tracked = tracker.start(hyper.model_dump(mode="json"), self._tags(state, choice))
-            agent = self._agent(choice, hyper)
-            learner = learner and self._ready(learner)
+            tracked = tracker.start(choice.hyper.model_dump(mode="json"), self._tags(state, choice))
+            agent = self._agent(choice)
+            prepare = None if agent is None else agent.prepare
+            learner = learner and self._ready(learner, choice)
             setup = KeeperSetup(
                 vehicle=vehicle,
                 lake=self.lake,
                 states=states,
                 tracker=tracker,
                 tracked=tracked,
-                releases=ReleaseWatch(self.lake, vehicle.id, choice.released),
-                make_learner=(lambda released: self._exchanged(hyper, released)) if learner else None,
+                releases=ReleaseWatch(
+                    self.lake,
+                    vehicle.id,
+                    choice.released,
+                    version=choice.version,
+                    only=choice.agent if choice.only else None,
+                    prepare=prepare,
+                ),
+                prepare=prepare,
+                make_learner=partial(self._exchanged, choice) if options.mode == "train" else None,
                 on_episode=self._on_episode,
                 tell=self._tell,
                 enough=supervisor.stop,
@@ -200,6 +209,7 @@ class Avatar:
             # supervisor has heard of the first cause.
             "keeper": keeper.keep,
             "releases": lambda: keeper.watch_releases(supervisor),
+            "weights": lambda: keeper.watch_weights(supervisor),
             "control": lambda: _then(control, keeper.close),
         }
         if vehicle.remote is not None:
@@ -254,15 +264,22 @@ class Avatar:
             self.summary.failed = True
             self.summary.cause += f"; then keeper: {describe(lost)}"
 
-    def _choose(self) -> tuple[Choice, DDPGHyperparameters]:
-        hyper = self._hyper or load_hyperparameters()
-        return choose(self.lake, self.vehicle, hyper, infer=self.options.infer), hyper
+    def _choose(self) -> Choice:
+        options = self.options
+        found = choose(self.lake, self.vehicle, infer=options.infer, agent=options.agent, hyper=self._hyper)
+        for note in found.notes:
+            self._note(note)
+        return found
 
     def _begun(self, states: RunStateFile, state: RunState, choice: Choice) -> RunState:
         changes = {
             "generation": state.generation + 1,
             "run_id": self.options.run_id,
-            "learner_run": choice.run if self.options.mode == "train" else state.learner_run,
+            **(
+                {"learner_run": choice.run, "learner_agent": choice.agent}
+                if self.options.mode == "train"
+                else {}
+            ),
             "champion": choice.released.sha256 if choice.released is not None else None,
             "ended": "",
         }
@@ -272,19 +289,19 @@ class Avatar:
             message = f"{self.folder} cannot be written ({error}); make room or correct the rights"
             raise StorageError(message) from error
 
-    def _agent(self, choice: Choice, hyper: DDPGHyperparameters) -> DriverAgent | None:
+    def _agent(self, choice: Choice) -> DriverAgent | None:
         if self.options.observe:
             return None
         root = self.lake.replay(self.vehicle.id)
         replay = Replay.open(root) if choice.checkpoint is None and versions_of(root) else None
         return first_agent(
-            self.vehicle, hyper, checkpoint=choice.checkpoint, replay=replay, infer=self.options.infer
+            self.vehicle, choice.hyper, checkpoint=choice.checkpoint, replay=replay, infer=self.options.infer
         )
 
-    def _start_learner(self, hyper: DDPGHyperparameters, choice: Choice) -> Learner:
+    def _start_learner(self, choice: Choice) -> Learner:
         spec = LearnerSpec.of(
             self.vehicle,
-            hyper,
+            choice.hyper,
             lake=self.lake.root,
             folder=self.folder / "learner",
             run=choice.run,
@@ -294,17 +311,33 @@ class Avatar:
         learner.start()
         return learner
 
-    def _ready(self, learner: Learner) -> Learner:
-        if isinstance(learner, LearnerProcess):
-            for note in learner.require_ready().notes:
-                self._tell(f"learner: {note}")
+    def _ready(self, learner: Learner, choice: Choice) -> Learner | None:
+        """The learner when it can learn; None: it cannot, and a policy that is there drives without it."""
+        try:
+            ready = learner.require_ready()
+        except OnlineError as error:
+            if choice.checkpoint is None:
+                raise
+            self._note(_unlearned(choice.checkpoint, error))
+            return None
+        for note in ready.notes:
+            self._tell(f"learner: {note}")
         return learner
 
-    def _exchanged(self, hyper: DDPGHyperparameters, released: Champion | None) -> Learner:
-        run = learner_run(self.vehicle, hyper, released)
-        start_from = released.checkpoint if released is not None else None
-        choice = Choice(start_from, released, run, start_from)
-        return self._ready(self._start_learner(hyper, choice))
+    def _exchanged(self, choice: Choice, released: Champion) -> Learner | None:
+        """The learner that begins with a release; None: it cannot, and the run drives on without one."""
+        try:
+            found = choose_again(choice, self.vehicle, released)
+            for note in found.notes:
+                self._note(note)
+            return self._ready(self._start_learner(found), found)
+        except (OnlineError, AgentError, ConfigError) as error:
+            self._note(_unlearned(released.checkpoint, error))
+            return None
+
+    def _note(self, line: str) -> None:
+        self.summary.notes.append(line)
+        self._tell(f"note: {line}")
 
     def _tracking(self) -> RunTracker:
         if self._tracker is not None:
@@ -319,6 +352,7 @@ class Avatar:
         return {
             "vehicle": self.vehicle.id,
             "mode": self.options.mode,
+            "agent": choice.agent,
             "run_id": self.options.run_id,
             "generation": str(state.generation),
             "checkpoint": str(choice.checkpoint),
@@ -353,23 +387,18 @@ class Avatar:
             _log.exception("%s: %s could not be ended", self.vehicle.id, what)
             self.summary.notes.append(f"{what} could not be ended: {error}")
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "run.lock").open("a+", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                message = (
-                    f"a run of {self.vehicle.id} goes on already (process "
-                    f"{file.read().strip() or 'unknown'}): one run a vehicle; stop that one first"
-                )
-                raise OnlineError(message) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+    def _busy(self, holder: str) -> OnlineError:
+        return OnlineError(
+            f"a run of {self.vehicle.id} goes on already (process {holder}): one run a vehicle; stop that "
+            "one first"
+        )
+
+
+def _unlearned(checkpoint: AnyPath, error: TspaceError) -> str:
+    return (
+        f"{checkpoint} drives and nothing is learned: {error}. What is driven is stored; to learn from it, "
+        "mend that or release an agent that can be learned on, and begin the run again"
+    )
 
 
 def _then(task: Callable[[], None], last: Callable[[], None]) -> None:

@@ -34,6 +34,7 @@ class AvatarOptions:
         resume: go on from the last live map.
         track: metrics go to MLflow.
         signals: SIGINT and SIGTERM end the run; for the main thread only.
+        agent: which agent drives and learns, for example rdpg; None: as the vehicle's file says.
     """
 
     infer: bool = False
@@ -47,6 +48,7 @@ class AvatarOptions:
     resume: bool = True
     track: bool = True
     signals: bool = False
+    agent: str | None = None
 
     @property
     def mode(self) -> str:

@@ -1,13 +1,14 @@
 """The control loop: window -> decision -> flash -> record, in order, one window in flight.
 
 The thread that runs ``filter`` waits for three things only: the next window, the agent's prediction, and the
-answer to a flash. Learning, storing and reporting get what they need through ``Lessons``, which never block.
+answer to a flash. Learning, storing and reporting get what they need through ``Lessons``, which never block;
+policies that take over come from there ready to drive. At an episode's begin there is nothing to decide yet:
+what is known then, and still being read, is waited for, shorter than the first window takes.
 """
 
 import logging
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tspace_core.config import FLASHED_ROWS, Site, TorqueMap, Vehicle
 from tspace_core.objects.path import AnyPath
-from tspace_core.online.driver_agent import DriverAgent
+from tspace_core.online.driver_agent import DriverAgent, Successor
 from tspace_core.online.latency import LatencyHistogram
 from tspace_core.online.recording import (
     ACTION_NOTE,
@@ -28,6 +29,7 @@ from tspace_core.online.recording import (
     StepAction,
 )
 from tspace_core.records.episode import Episode
+from tspace_core.records.flash_journal import as_action
 from tspace_core.storage.online_episodes import online_key
 from tspace_core.supervision import Pipeline, PipelineClosed, PipelineEmpty
 from tspace_core.vehicle.interface import FlashOutcomeView, RowsProposal
@@ -40,12 +42,14 @@ LATE_WINDOW = "the window was late: the next one was there already"
 LATE_FLASH = "the flash took effect after its half step"
 END_VALID = "end_valid"
 _ENDED_BY_A_PERSON = ("countdown over", "HMI: end_valid")
+BEGIN_S = 1.0
+"""How long an episode's begin may wait in all for what is to drive it; its first window takes longer, s."""
 _LOOK_S = 1.0
 """How often the loop looks whether it is to stop while no window comes."""
 
 
 class Lessons(Protocol):
-    """Where the control loop hands over what others work on; no call blocks."""
+    """Where the control loop hands over what others work on; no call blocks longer than it says."""
 
     def began(self, number: int, note: str) -> None:
         """An episode begins; ``note`` says what is not as it might be expected."""
@@ -56,11 +60,11 @@ class Lessons(Protocol):
     def finished(self, episode: "FinishedEpisode") -> None:
         """An episode has ended, valid or not."""
 
-    def weights(self) -> Path | None:
-        """Newer weights to drive with, if there are any since the last call."""
+    def weights(self, wait_s: float = 0.0) -> Successor | None:
+        """Newer weights, ready to drive, if there are any since the last call; waits that long at most."""
 
-    def release(self) -> Path | None:
-        """A newer release to drive with, if there is any since the last call."""
+    def release(self, wait_s: float = 0.0) -> Successor | None:
+        """A newer release, ready to drive, if there is any since the last call; waits that long at most."""
 
 
 class Car(Protocol):
@@ -209,9 +213,12 @@ class Cruncher:
         self._end("begin without an end of the episode before", valid=False)
         setup = self._setup
         if setup.agent is not None:
-            for weights in (self._lessons.weights(), self._lessons.release()):
-                if weights is not None:
-                    setup.agent.take_over(weights)
+            until = time.monotonic() + BEGIN_S
+            successor = self._lessons.release(BEGIN_S)
+            if successor is None:  # what was learned before a release has no say any more
+                successor = self._lessons.weights(max(until - time.monotonic(), 0.0))
+            if successor is not None:
+                setup.agent.take_over(successor)
             setup.agent.begin_episode()
         self._live = self._default if begun.live is None else self._map(begun.live)
         self.number += 1
@@ -231,24 +238,35 @@ class Cruncher:
             return
         seen = episode.builder.window(window)
         if seen.phase is Phase.STATE:
-            episode.builder.act(self._decide(episode, window, taken_ns))
+            action = self._decide(episode, window, seen.reward, taken_ns)
+            episode.builder.act(self._told(action))
         if seen.record is not None:
             episode.records.append(seen.record)
             self._lessons.record(seen.record)
         if seen.phase is Phase.STATE and self._setup.vehicle.online.weights == "step":
             self._take_weights()
 
-    def _decide(self, episode: "_OpenEpisode", window: Window, taken_ns: int) -> StepAction:
+    def _decide(
+        self, episode: "_OpenEpisode", window: Window, reward: float | None, taken_ns: int
+    ) -> StepAction:
         agent = self._setup.agent
         first_row = int(self._default.first_row(window.top_speed_kmh))
         held = StepAction(first_row, self._rows(first_row))
-        if agent is None or not episode.armed or episode.builder.steps == 1:
+        if agent is None:
             episode.decisions.append(Decision(window.start_ns, first_row))
+            return held
+        state = window.samples.reshape(-1)
+        if reward is None:
+            agent.begin_chain()
+        if not episode.armed or episode.builder.steps == 1:
+            episode.decisions.append(Decision(window.start_ns, first_row))
+            agent.pass_by(state, reward)
             return held
         if len(self._car.stream):
             episode.decisions.append(Decision(window.start_ns, first_row, result="HELD", reason=LATE_WINDOW))
+            agent.pass_by(state, reward)
             return StepAction(first_row, held.rows, lost=LATE_WINDOW)
-        action = agent.act(window.samples.reshape(-1))
+        action = agent.act(state, reward)
         rows = self._wanted(action, first_row)
         proposed_ns = time.perf_counter_ns()
         latency = (proposed_ns - taken_ns) / 1e9
@@ -270,6 +288,17 @@ class Cruncher:
             )
         )
         return self._taken(outcome, first_row, latency + flash)
+
+    def _told(self, action: StepAction) -> StepAction:
+        """The action, with what the agent remembered before it; the agent is told what took effect."""
+        agent = self._setup.agent
+        memory = None if agent is None else agent.memory
+        if agent is None or memory is None:
+            return action
+        default = self._default.table[action.first_row : action.first_row + FLASHED_ROWS]
+        values, _ = as_action(action.rows, default, self._setup.vehicle.torque_map.budget_nm)
+        agent.carried_out(values)
+        return replace(action, memory=memory)
 
     def _wanted(self, action: NDArray[np.float32], first_row: int) -> NDArray[np.float32]:
         table = self._setup.vehicle.torque_map
@@ -299,9 +328,9 @@ class Cruncher:
         return self._live.table[first_row : first_row + FLASHED_ROWS]
 
     def _take_weights(self) -> None:
-        agent, weights = self._setup.agent, self._lessons.weights()
-        if agent is not None and weights is not None:
-            agent.take_over(weights)
+        agent, successor = self._setup.agent, self._lessons.weights()
+        if agent is not None and successor is not None:
+            agent.take_over(successor)
 
     def _end(self, reason: str, *, valid: bool) -> None:
         episode, self._open = self._open, None

@@ -8,11 +8,12 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tspace_core.agents.tracking import RunTracker
 from tspace_core.config import Vehicle
@@ -21,8 +22,9 @@ from tspace_core.objects.path import AnyPath
 from tspace_core.online.agent_choice import ReleaseWatch
 from tspace_core.online.cruncher import FinishedEpisode
 from tspace_core.online.delivery import TRY_AGAIN_S, Delivery
+from tspace_core.online.driver_agent import Successor
 from tspace_core.online.learner import LearnerFailed
-from tspace_core.online.learner_protocol import EpisodeLearned
+from tspace_core.online.learner_protocol import EpisodeLearned, LearnerReady, LearnerSpec
 from tspace_core.online.recording import Record
 from tspace_core.online.results import (
     EpisodeResult,
@@ -33,6 +35,7 @@ from tspace_core.online.results import (
     training_log,
 )
 from tspace_core.online.run_state import RunState, RunStateFile
+from tspace_core.online.weights_watch import WeightsWatch
 from tspace_core.storage.champion import Champion
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.online_outbox import EpisodeOutbox
@@ -51,17 +54,30 @@ RESTARTS = 2
 class Learner(Protocol):
     """What the keeper needs of a learner process."""
 
+    spec: LearnerSpec
+    """As it was given."""
+
     def start(self) -> None:
         """Start the process, also again after it died."""
 
-    def add(self, records: ReplayBatch) -> bool:
-        """Hand records over; never waits."""
+    def require_ready(self) -> LearnerReady:
+        """Wait until it can learn; where it cannot, it is ended.
+
+        Raises:
+            OnlineError: it cannot; says why.
+        """
+
+    def add(self, records: ReplayBatch, memory: NDArray[np.float32] | None = None) -> bool:
+        """Hand records over, and (records, memory_dim) what was remembered before each; never waits."""
 
     def end_episode(self, number: int, *, valid: bool) -> EpisodeLearned | LearnerFailed:
         """Tell of an episode's end and wait for what it taught."""
 
     def weights(self) -> Path | None:
         """Newer weights, once."""
+
+    def on_weights(self, wake: Callable[[], None]) -> None:
+        """Call this, which never waits, whenever there are newer weights."""
 
     def stop(self) -> AnyPath | None:
         """Save and end; the newest checkpoint."""
@@ -76,7 +92,9 @@ class KeeperSetup:
         states: file of the run's state.
         tracker, tracked: where metrics go, and the id of its run.
         releases: looks for another release.
-        make_learner: makes and starts the learner that begins with a release; None: nothing is learned.
+        prepare: makes weights ready to drive; None: nothing drives.
+        make_learner: makes and starts the learner that begins with a release, and says why where it gives
+            None; None: nothing is to be learned.
         on_episode: called with every stored episode, on the keeper's own thread.
         tell: called with lines for people.
         enough: called when the wanted number of episodes is stored.
@@ -89,7 +107,8 @@ class KeeperSetup:
     tracker: RunTracker
     tracked: str | None
     releases: ReleaseWatch
-    make_learner: Callable[[Champion | None], Learner] | None
+    prepare: Callable[[AnyPath], Successor | None] | None
+    make_learner: Callable[[Champion], Learner | None] | None
     on_episode: Callable[[EpisodeResult], object]
     tell: Callable[[str], object]
     enough: Callable[[str], None]
@@ -112,13 +131,15 @@ class Keeper:
         self._setup = setup
         self._queue: Pipeline[Record | FinishedEpisode | Champion | str] = Pipeline("lessons", QUEUE)
         self._restarts = 0
-        self._copies: dict[AnyPath | None, AnyPath] = {}
-        self._exchanging = False
+        self._released: Champion | None = None
+        self._learned_from: Champion | None = None
+        self._weights = WeightsWatch(self._newest_weights, setup.prepare)
         self._outbox = EpisodeOutbox(setup.lake, setup.states.folder)
         self._delivery = Delivery(self._outbox, setup.on_episode, self._note, setup.tell)
         self.state = state
         self.summary = summary
         self.learner = learner
+        self._listen()
 
     def began(self, number: int, note: str) -> None:
         """Tell of an episode's begin; never waits."""
@@ -126,7 +147,8 @@ class Keeper:
 
     def record(self, record: Record) -> None:
         """Take a record for the learner; never waits."""
-        if self.learner is not None and record.truthful and not self._queue.put(record, timeout_s=0.0):
+        learns = self._setup.make_learner is not None and record.truthful
+        if learns and not self._queue.put(record, timeout_s=0.0):
             self.summary.unlearned += 1
 
     def finished(self, episode: FinishedEpisode) -> None:
@@ -139,20 +161,40 @@ class Keeper:
             message = f"episode {episode.number} cannot be handed over: {QUEUE} records and episodes wait"
             raise OnlineError(message)
 
-    def weights(self) -> Path | None:
-        """Newer weights of the learner, unless it is being exchanged."""
-        learner = self.learner
-        return None if learner is None or self._exchanging else learner.weights()
+    def weights(self, wait_s: float = 0.0) -> Successor | None:
+        """The learner's newest weights, ready to drive, once.
 
-    def release(self) -> Path | None:
-        """Another release since the last call; the learner begins anew from it, too."""
-        found = self._setup.releases.newer()
+        Args:
+            wait_s: longest wait for those that are known and not ready yet; 0: only what is ready now.
+        """
+        return self._weights.newer(wait_s) if wait_s else self._weights.ready()
+
+    def release(self, wait_s: float = 0.0) -> Successor | None:
+        """Another release since the last call, ready to drive; the learner begins anew from it, too.
+
+        Args:
+            wait_s: longest wait for a look, and for getting ready what it finds.
+
+        Raises:
+            OnlineError: the learner cannot be told, as nobody takes anything: storing hangs.
+        """
+        found = self._setup.releases.newer(wait_s)
         if found is None:
             return None
-        self._exchanging = self.learner is not None
-        self._copies[found.folder] = found.champion.checkpoint
-        self._queue.put(found.champion, timeout_s=HAND_OVER_S)
-        return found.folder
+        self._released = found.champion
+        self._weights.forget()  # what the learner made before has no say any more
+        if not self._queue.put(found.champion, timeout_s=HAND_OVER_S):
+            message = (
+                f"the release {found.champion.run} step {found.champion.step} cannot be handed over: {QUEUE} "
+                "records and episodes wait"
+            )
+            raise OnlineError(message)
+        return found.successor
+
+    def watch_weights(self, supervisor: Supervisor) -> None:
+        """Get the learner's weights ready until the supervisor stops; a task of it."""
+        supervisor.on_stop("close weights", self._weights.close)
+        self._weights.watch()
 
     def watch_releases(self, supervisor: Supervisor) -> None:
         """Look for releases until the supervisor stops; a task of it."""
@@ -181,8 +223,7 @@ class Keeper:
                 self._delivery.finish()
                 return
             if isinstance(item, Record):
-                if self.learner is not None:
-                    self.learner.add(batch_of(item))
+                self._teach(item)
             elif isinstance(item, FinishedEpisode):
                 self._take(item)
             elif isinstance(item, str):
@@ -190,9 +231,14 @@ class Keeper:
             else:
                 self._exchange(item)
 
+    def _teach(self, record: Record) -> None:
+        if self.learner is None:
+            self.summary.unlearned += 1
+            return
+        memory = None if record.memory is None else record.memory[None]
+        self.learner.add(batch_of(record), memory)
+
     def _take(self, episode: FinishedEpisode) -> None:
-        if episode.agent in self._copies:  # a release drove: people know it by its own name
-            episode = replace(episode, agent=self._copies[episode.agent])
         learned = self._learn(episode)
         # The number is used up first: after a crash in between a number is left out, never given twice.
         self._save(episode, {})
@@ -242,11 +288,29 @@ class Keeper:
 
     def _exchange(self, released: Champion) -> None:
         self._setup.tell(f"{released.run} step {released.step} was released: it drives from now on")
-        if self.learner is not None and self._setup.make_learner is not None:
-            self.learner.stop()
+        if self._setup.make_learner is not None:
+            if self.learner is not None:
+                self.learner.stop()
             self.learner = self._setup.make_learner(released)
-        self._exchanging = False
+            if self.learner is not None:
+                # Its checkpoints are in use from now on, also where another agent was released.
+                spec = self.learner.spec
+                changes = {"learner_run": spec.run, "learner_agent": spec.agent}
+                self.state = self.state.model_copy(update=changes)
+        self._learned_from = released
+        self._listen()
         self.state = self.state.model_copy(update={"champion": released.sha256})
+
+    def _listen(self) -> None:
+        if self.learner is not None:
+            self.learner.on_weights(self._weights.wake)
+            self._weights.wake()  # for what it made before
+
+    def _newest_weights(self) -> Path | None:
+        if self._released is not self._learned_from:  # asked first: what is read next is the new learner then
+            return None
+        learner = self.learner
+        return None if learner is None else learner.weights()
 
     def _store(
         self, episode: FinishedEpisode, learned: EpisodeLearned | None, note: str | None

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from tspace_core.errors import OnlineError
@@ -97,6 +99,7 @@ class LearnerProcess:
         self._ready: LearnerReady | None = None
         self._learned: EpisodeLearned | None = None
         self._weights: WeightsMade | None = None
+        self._wake: Callable[[], None] = lambda: None
         self._failure: LearnerFailed | None = None
         self._checkpoint: AnyPath | None = None
         self._waiting = ""
@@ -196,13 +199,17 @@ class LearnerProcess:
             raise OnlineError(message)
         return ready
 
-    def add(self, records: ReplayBatch) -> bool:
+    def add(self, records: ReplayBatch, memory: NDArray[np.float32] | None = None) -> bool:
         """Hand over records of steps that were APPLIED; never waits.
+
+        Args:
+            records: in their order.
+            memory: (records, memory_dim) what a recurrent agent remembered before each.
 
         Returns:
             False if they are lost to the learner: it is too far behind, or has ended.
         """
-        frame = encode_records(records)
+        frame = encode_records(records, memory)
         try:
             taken = not self._ended and self._outbox.put(frame, timeout_s=0.0)
         except PipelineClosed:
@@ -245,6 +252,10 @@ class LearnerProcess:
         with self._changed:
             made, self._weights = self._weights, None
         return made.path if made else None
+
+    def on_weights(self, wake: Callable[[], None]) -> None:
+        """Call this in a thread of its own, which must not wait, whenever ``weights`` has something new."""
+        self._wake = wake
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> AnyPath | None:
         """Let the process save its state and end; after the time-out it is ended, at last by force.
@@ -334,6 +345,8 @@ class LearnerProcess:
                     reason = f"{message!r} is not for the Avatar"
                     raise OnlineError(reason)
             self._changed.notify_all()
+        if isinstance(message, WeightsMade):
+            self._wake()
         self._tell(message)
 
     def _end(self, trouble: str) -> None:

@@ -1,18 +1,21 @@
 """What a learner process does with what it is sent: updates, checkpoints, weights. No process, no sockets."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tspace_core.agents import DDPG, Checkpoint, CheckpointStore
+from tspace_core.agents import AGENTS, Checkpoint, CheckpointStore
+from tspace_core.agents.bad_batch import bad_places, bad_records, weights_at_fault
 from tspace_core.agents.checkpoint import Component
+from tspace_core.agents.made_for import made_for
 from tspace_core.agents.mixed_replay import LiveReplay, MixedReplay
+from tspace_core.agents.sources import Batch, mean_reward
 from tspace_core.agents.weights import WeightsFolder
-from tspace_core.errors import AgentError, CheckpointError, ObjectServerError
+from tspace_core.errors import AgentError, DivergedError, ObjectServerError
 from tspace_core.online.learner_protocol import (
     EpisodeEnd,
     EpisodeLearned,
@@ -38,12 +41,8 @@ Tell = Callable[[Saved | WeightsMade], None]
 Interrupted = Callable[[], bool]
 
 
-class DivergedError(AgentError):
-    """A loss or a weight is not finite; the last checkpoint is good."""
-
-
 class LearnerCore:
-    """A DDPG agent that learns from offline and live records.
+    """An agent that learns from offline and live records.
 
     The same spec, lake and sequence of calls give the same weights, bit for bit; so does a stop between two
     updates and a new core, provided that the live records are those that the lake gives back.
@@ -54,7 +53,8 @@ class LearnerCore:
 
     Raises:
         AgentError: dimensions or discount do not fit.
-        CheckpointError: no checkpoint of the run can be read, or the one to start from.
+        CheckpointError: the run's newest checkpoint, or the one to start from, is not of this agent; or the
+            latter cannot be read.
     """
 
     def __init__(self, spec: LearnerSpec, tell: Tell = lambda _: None) -> None:
@@ -68,12 +68,14 @@ class LearnerCore:
             written.clear()  # one learner at a time: whatever is left is of a dead one
         self._weights = WeightsFolder(spec.weights_folder)
         self.offline = open_offline(spec, self.notes)
-        self.live = LiveReplay(spec.layout.state_dim, spec.layout.action_dim, spec.live_capacity)
+        dimensions = spec.layout.state_dim, spec.layout.action_dim
+        self.agent = AGENTS[spec.agent](spec.hyper, *dimensions, seed=spec.seed)
+        self.agent.made_for = made_for(spec.layout)
+        self.live = LiveReplay(*dimensions, spec.live_capacity, self.agent.memory_dim)
         self._replay = MixedReplay(self.offline, self.live, spec.live_share)
         self._check_discount()
         read_stored(spec, self.offline, self.live, self.notes)
 
-        self.agent = DDPG(spec.hyper, spec.layout.state_dim, spec.layout.action_dim, seed=spec.seed)
         self._generator = np.random.default_rng([spec.seed, 3])
         self.updates = 0
         self.records = 0
@@ -97,11 +99,19 @@ class LearnerCore:
             notes=tuple(self.notes),
         )
 
-    def take(self, records: ReplayBatch) -> None:
-        """Take live records of the episode going on; bad ones are refused, counted and logged."""
+    def take(self, records: ReplayBatch, memory: NDArray[np.float32] | None = None) -> None:
+        """Take live records of the episode going on; bad ones are refused, counted and logged.
+
+        Args:
+            records: in their order; one that does not follow the one before begins a sequence of its own.
+            memory: (records, memory_dim) what the agent that drives remembered before each. That of another
+                kind of agent, which still drives while this one begins, is of no use and left out.
+        """
         count = len(records.rewards)
+        if memory is not None and memory.shape[1:] != (self.live.memory_dim,):
+            memory = None
         try:
-            self.live.add(records)
+            self.live.add(records, memory)
         except AgentError as error:
             self._refused += count
             _log.warning("%d live records refused: %s", count, error)
@@ -121,6 +131,7 @@ class LearnerCore:
 
         Raises:
             DivergedError: a loss or a weight is not finite.
+            AgentError: a batch cannot be learned from; names the records that are not finite.
         """
         done = 0
         while self.due and not interrupted():
@@ -138,7 +149,9 @@ class LearnerCore:
 
         Raises:
             DivergedError: a loss or a weight is not finite.
+            AgentError: a batch cannot be learned from; names the records that are not finite.
         """
+        self.live.end_episode()
         if not end.valid:
             self.live.discard(self._arrived)
             self._credit = 0.0
@@ -202,16 +215,16 @@ class LearnerCore:
 
     def _update(self) -> None:
         began = time.perf_counter()
-        batch = self._replay.sample(self.spec.hyper.batch_size, self._generator)
+        batch = self.agent.draw(self._replay, self._generator)
         try:
             losses = self.agent.train(batch)
         except AgentError as error:
-            message = f"update {self.updates + 1}: {error}"
-            raise DivergedError(message) from error
+            message = f"update {self.updates + 1}: {error}{self._at_fault(batch, error)}"
+            raise type(error)(message) from error
         self.agent.update_target()
         self.updates += 1
         self._count += 1
-        reward = float(batch.rewards.mean(dtype=np.float64))
+        reward = mean_reward(batch)
         values = (losses.critic, losses.actor, losses.mean_q, reward, losses.saturated)
         for name, value in zip(_MEANS, values, strict=True):
             self._sums[name] += value
@@ -219,20 +232,26 @@ class LearnerCore:
         if self._checkpoints.due(self.updates):
             self.save()
 
+    def _at_fault(self, batch: Batch, error: AgentError) -> str:
+        """What was wrong, data or weights, and what is left; nothing of a batch that is wrong otherwise."""
+        where = bad_places(batch)
+        if where:
+            # Live records are looked at when they come: what is spoilt lies in the buffer.
+            named = bad_records(self.offline) if self.offline else "the live records hold them: drive anew"
+            said = f"; not finite: {where}. {named}"
+        elif isinstance(error, DivergedError):
+            said = f"; {weights_at_fault(batch)}"
+        else:
+            said = ""
+        return f"{said} (last good checkpoint: {self.checkpoint or 'none'})"
+
     def _begin(self) -> None:
         """Go on from the run's newest good checkpoint; else begin with another run's, or afresh."""
-        for step in reversed(self._checkpoints.steps()):
-            path = self._checkpoints.path(step)
-            try:
-                checkpoint = Checkpoint(path)
-                checkpoint.verify()
-            except CheckpointError as error:
-                self._put_aside(step, error)
-                continue
+        checkpoint = self._checkpoints.last_good(tell=self.notes.append)
+        if checkpoint is not None:
             self._resume(checkpoint)
-            self.checkpoint = path
-            return
-        if self.spec.start_from is not None:
+            self.checkpoint = checkpoint.directory
+        elif self.spec.start_from is not None:
             self.agent.restore(Checkpoint(self.spec.start_from))
             self.notes.append(f"the run begins with {self.spec.start_from}")
         elif self.offline is not None:
@@ -249,11 +268,6 @@ class LearnerCore:
         self._credit = float(values["credit"])
         if values["replay"] != self._replay_sha256():
             self.notes.append("the offline buffer is another one than at the last checkpoint")
-
-    def _put_aside(self, step: int, error: CheckpointError) -> None:
-        """Make room: the run will come to that step again."""
-        aside = self._checkpoints.put_aside(step, f"damaged-{step:08d}-{os.getpid()}")
-        self.notes.append(f"went back behind a checkpoint that cannot be read, now {aside.name}: {error}")
 
     def _component(self) -> Component:
         return Component(

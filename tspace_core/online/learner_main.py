@@ -167,7 +167,7 @@ class Learner:
         while (frame := self._inbox.next()) is not None:
             message = frame.message
             if isinstance(message, Records):
-                core.take(frame.records())
+                core.take(frame.records(), frame.memory)
                 core.learn(self._inbox.look)
             elif isinstance(message, EpisodeEnd):
                 self._tell(core.end_episode(message, self._inbox.look))

@@ -13,9 +13,17 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from tspace_core.config import DDPGHyperparameters, Vehicle
+from tspace_core.config import HYPERPARAMETERS, AgentHyperparameters, IDQLHyperparameters, Vehicle
 from tspace_core.errors import OnlineError
 from tspace_core.objects.fields import PathField
 from tspace_core.objects.path import AnyPath
@@ -24,10 +32,24 @@ from tspace_core.storage.replay_manifest import ReplayLayout
 
 HEADER_LIMIT = 1 << 20
 BLOCKS_LIMIT = 1 << 26
+MEMORY = "memory"
 
 _LENGTHS = struct.Struct("<II")
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def agent_of(hyper: AgentHyperparameters) -> str:
+    """Name of the agent that hyperparameters are for.
+
+    Raises:
+        OnlineError: there is none.
+    """
+    for name, model in HYPERPARAMETERS.items():
+        if type(hyper) is model:
+            return name
+    message = f"there is no agent for {type(hyper).__name__}; known are {', '.join(HYPERPARAMETERS)}"
+    raise OnlineError(message)
 
 
 class _Message(BaseModel):
@@ -39,13 +61,14 @@ class LearnerSpec(_Message):
 
     vehicle_id: str
     lake: PathField
-    run: str = Field(description="its checkpoints lie in <lake>/checkpoints/ddpg/<run>")
+    agent: str = Field(default="ddpg", description="name of the agent that learns")
+    run: str = Field(description="its checkpoints lie in <lake>/checkpoints/<agent>/<run>")
     folder: Path = Field(description="weights, lock and log of this vehicle's learner")
     layout: ReplayLayout = Field(description="what records of this vehicle are made of")
     ranges: tuple[tuple[float, float] | None, ...] = Field(
         description="possible values of each signal of a state: its scale where there is no replay buffer"
     )
-    hyper: DDPGHyperparameters
+    hyper: SerializeAsAny[AgentHyperparameters] = Field(description="of the agent's own model")
     seed: int
     learning: Literal["continuous", "episode_end"] = "continuous"
     weights: Literal["step", "episode"] = "episode"
@@ -60,7 +83,7 @@ class LearnerSpec(_Message):
     def of(
         cls,
         vehicle: Vehicle,
-        hyper: DDPGHyperparameters,
+        hyper: AgentHyperparameters,
         *,
         lake: AnyPath,
         folder: Path,
@@ -72,7 +95,7 @@ class LearnerSpec(_Message):
 
         Args:
             vehicle: whose; its ``online`` section says how to learn.
-            hyper: hyperparameters of the agent.
+            hyper: hyperparameters; their model says which agent learns.
             lake: root of the lake.
             folder: ``<data>/online/<vehicle id>/learner``.
             run: name of the run; the same name goes on from its last checkpoint.
@@ -83,6 +106,7 @@ class LearnerSpec(_Message):
         return cls(
             vehicle_id=vehicle.id,
             lake=lake,
+            agent=agent_of(hyper),
             run=run,
             folder=folder,
             layout=ReplayLayout(
@@ -105,15 +129,31 @@ class LearnerSpec(_Message):
             learning=online.learning,
             weights=online.weights,
             updates_per_record=online.updates_per_record,
-            live_share=online.live_share,
+            live_share=(
+                1.0 - hyper.offline_share if isinstance(hyper, IDQLHyperparameters) else online.live_share
+            ),
             live_capacity=online.live_capacity,
             start_from=start_from,
         )
 
+    @field_validator("agent")
+    @classmethod
+    def _known(cls, agent: str) -> str:
+        if agent not in HYPERPARAMETERS:
+            message = f"there is no agent {agent!r}; known are {', '.join(HYPERPARAMETERS)}"
+            raise ValueError(message)
+        return agent
+
+    @field_validator("hyper", mode="before")
+    @classmethod
+    def _of_the_agent(cls, hyper: object, info: ValidationInfo) -> object:
+        agent = info.data.get("agent")
+        return hyper if agent is None else HYPERPARAMETERS[agent].model_validate(hyper)
+
     @property
     def checkpoints(self) -> AnyPath:
         """Folder of the run's checkpoints."""
-        return self.lake / "checkpoints" / "ddpg" / self.run
+        return self.lake / "checkpoints" / self.agent / self.run
 
     @property
     def weights_folder(self) -> Path:
@@ -130,7 +170,10 @@ class Begin(_Message):
 
 
 class Records(_Message):
-    """Avatar to learner: records of steps that were applied; the blocks are a ``ReplayBatch``'s fields."""
+    """Avatar to learner: records of steps that were applied; the blocks are a ``ReplayBatch``'s fields.
+
+    A recurrent agent's have the block ``memory`` beside them: what it remembered before each record.
+    """
 
     kind: Literal["records"] = "records"
 
@@ -255,6 +298,11 @@ class Frame(NamedTuple):
             raise OnlineError(message)
         return ReplayBatch(**{name: self.blocks[name] for name in ReplayBatch._fields})
 
+    @property
+    def memory(self) -> NDArray[np.float32] | None:
+        """(records, memory_dim) before each record; None: the agent that drives has no memory."""
+        return self.blocks.get(MEMORY)
+
 
 def encode(message: _Message, blocks: Mapping[str, NDArray[np.float32]] | None = None) -> bytes:
     """A message as a frame.
@@ -271,9 +319,10 @@ def encode(message: _Message, blocks: Mapping[str, NDArray[np.float32]] | None =
     return _LENGTHS.pack(len(text), len(body)) + text + body
 
 
-def encode_records(records: ReplayBatch) -> bytes:
-    """Records as a frame."""
-    return encode(Records(), records._asdict())
+def encode_records(records: ReplayBatch, memory: NDArray[np.float32] | None = None) -> bytes:
+    """Records as a frame, with what a recurrent agent remembered before each, (records, memory_dim)."""
+    blocks = records._asdict()
+    return encode(Records(), blocks if memory is None else {**blocks, MEMORY: memory})
 
 
 class Decoder:

@@ -37,7 +37,9 @@ def open_offline(spec: LearnerSpec, notes: list[str]) -> Replay | None:
 def read_stored(spec: LearnerSpec, offline: Replay | None, live: LiveReplay, notes: list[str]) -> int:
     """Put the stored online episodes that the offline buffer does not hold into ``live``, oldest first.
 
-    A damaged file or one of another layout costs only itself, with a note. Returns the number of records.
+    A damaged file or one of another layout costs only itself, with a note. Stored episodes hold nothing of
+    what a recurrent agent remembered: their sequences begin with zeros and burn-in. Returns the number of
+    records.
     """
     known = {item.id for item in offline.manifest.content.episodes} if offline else set()
     entries = sorted(_entries(spec, notes), key=lambda item: (item[0]["start_ns"], item[0]["file"]))
@@ -61,7 +63,9 @@ def read_stored(spec: LearnerSpec, offline: Replay | None, live: LiveReplay, not
         chosen.append(records_of(episode))
         records += len(episode)
     for batch in reversed(chosen):
+        live.end_episode()
         live.add(batch)
+    live.end_episode()
     return len(live)
 
 

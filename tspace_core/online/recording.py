@@ -54,12 +54,14 @@ class StepAction:
         rows: (4, columns) float32 Nm, as live afterwards; the action is made of them.
         flashed: whether a flash took effect; otherwise the rows are those that were live before.
         lost: why the step cannot become a record, if so: its flash was refused, reverted, unknown or late.
+        memory: (memory_dim,) what a recurrent agent remembered before it saw the state window; None: nothing.
     """
 
     first_row: int
     rows: Float32
     flashed: bool = False
     lost: str | None = None
+    memory: Float32 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,8 @@ class Record:
         reward: in the unit of the vehicle's reward kind.
         flags: bits of ``RecordFlag``.
         energy_wh, distance_m: in the two windows after the decision.
+        memory: (memory_dim,) what a recurrent agent remembered before it saw ``state``; None: nothing. It is
+            for the learner that goes along; stored episodes do not hold it.
     """
 
     time_ns: int
@@ -86,6 +90,7 @@ class Record:
     flags: int
     energy_wh: float
     distance_m: float
+    memory: Float32 | None = None
 
     @property
     def truthful(self) -> bool:
@@ -130,10 +135,18 @@ class RecordingReport:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a window is, and the record that it completed, if it did."""
+    """What a window is, and the record that it completed, if it did.
+
+    Attributes:
+        phase: what it is.
+        record: completed by it.
+        reward: of the step that led to this state window, whether it became a record or not; None: no step
+            did, the chain of windows begins here.
+    """
 
     phase: Phase
     record: Record | None = None
+    reward: float | None = None
 
 
 @dataclass
@@ -193,10 +206,10 @@ class EpisodeBuilder:
                 self._open.action = StepAction(0, self._context.default_map.table[:4], lost=UNDECIDED)
             self._open.half = window
             return Seen(Phase.HALF)
-        record = self._complete(window)
+        record, reward = self._complete(window)
         self._open = _Open(window)
         self._steps += 1
-        return Seen(Phase.STATE, record)
+        return Seen(Phase.STATE, record, reward)
 
     def act(self, action: StepAction) -> None:
         """Tell what was done after the last state window.
@@ -251,32 +264,38 @@ class EpisodeBuilder:
         longest = length // 4 if allowed is None else round(allowed * 1e9)
         return -(length // 4) <= window.start_ns - before.start_ns - length <= longest
 
-    def _complete(self, window: Window) -> Record | None:
+    def _complete(self, window: Window) -> tuple[Record | None, float | None]:
+        """The record of the step that ends with a state window, and the step's reward."""
         step = self._open
         if step is None or step.action is None or step.half is None:
-            return None
+            return None, None
+        reward = self._reward(step.window, step.half, window)
         if step.action.lost is not None:
             self.report.lost_records[step.action.lost] += 1
             self._close_piece(step.action.lost)
-            return None
-        record = self._record(step.window, step.action, step.half, window)
+            return None, reward
+        record = self._record(step.window, step.action, step.half, window, reward)
         self._piece.append(record)
         if len(self._piece) == self._vehicle.episodes.maximum_records:
             self._close_piece(END_OF_LENGTH)
-        return record
+        return record, reward
 
-    def _record(self, state: Window, action: StepAction, half: Window, following: Window) -> Record:
-        vehicle = self._vehicle
-        column = vehicle.sampling.signals.index("velocity")
+    def _reward(self, state: Window, half: Window, following: Window) -> float:
+        column = self._vehicle.sampling.signals.index("velocity")
         used = np.concatenate([half.samples[:, column], following.samples[:, column]]).astype(np.float64)
-        energy, distance = half.energy_wh + following.energy_wh, half.distance_m + following.distance_m
-        reward = step_rewards(
-            vehicle,
-            energy_wh=np.array([energy]),
-            distance_m=np.array([distance]),
+        rewards = step_rewards(
+            self._vehicle,
+            energy_wh=np.array([half.energy_wh + following.energy_wh]),
+            distance_m=np.array([half.distance_m + following.distance_m]),
             v_decision_kmh=np.array([float(state.samples[-1, column])]),
             v_used_kmh=used[None],
         )
+        return float(rewards[0])
+
+    def _record(
+        self, state: Window, action: StepAction, half: Window, following: Window, reward: float
+    ) -> Record:
+        vehicle = self._vehicle
         default = self._context.default_map.table[action.first_row : action.first_row + ACTION_ROWS]
         values, clipped = as_action(action.rows, default, vehicle.torque_map.budget_nm)
         flags = RecordFlag.FLASHED if action.flashed else RecordFlag.HELD
@@ -292,12 +311,13 @@ class EpisodeBuilder:
             state=state.samples.reshape(-1),
             action=values,
             first_row=action.first_row,
-            reward=float(reward[0]),
+            reward=reward,
             next_state=following.samples.reshape(-1),
             next_time_ns=following.start_ns,
             flags=int(flags),
-            energy_wh=energy,
-            distance_m=distance,
+            energy_wh=half.energy_wh + following.energy_wh,
+            distance_m=half.distance_m + following.distance_m,
+            memory=action.memory,
         )
 
     def _break(self, reason: str) -> None:

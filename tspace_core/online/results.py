@@ -82,7 +82,7 @@ class RunSummary:
         discarded: thrown away by end_invalid, or by an end that was not valid.
         records: in stored episodes.
         lost_records: steps that are in no stored episode, by reason.
-        unlearned: records that are stored but found no room on their way to the learner.
+        unlearned: records for a learner that found no room on their way to it, or no learner.
         flashes: decisions by result.
         energy_wh, distance_m, total_reward: of the stored records.
         running_reward: of the vehicle's episodes.

@@ -48,6 +48,7 @@ class RunState(BaseModel):
     reference_sha256: str = Field(default="", description="default map that the live map was made against")
     live_map: SavedMap | None = Field(default=None, description="map that was live last; None: the default")
     learner_run: str | None = Field(default=None, description="name of the learner's checkpoints")
+    learner_agent: str = Field(default="ddpg", description="agent that learns in it")
     agent: str | None = Field(default=None, description="checkpoint that drove last")
     champion: str | None = Field(default=None, description="release that drove last")
     running_reward: float | None = Field(default=None, description="smoothed return of the episodes")

@@ -31,6 +31,30 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class StatefulPolicy(Policy, Protocol):
+    """A policy that remembers its episodes: told when they begin, and what each step earned."""
+
+    def begin(self, count: int) -> None:
+        """New episodes for ``count`` vehicles begin with the next call."""
+        ...
+
+    def __call__(
+        self, states: NDArray[np.float32], rewards: NDArray[np.float32] | None = None, /
+    ) -> NDArray[np.float32]:
+        """As ``Policy``; ``rewards`` (n,) of the steps that led to these states, None at the begin."""
+        ...
+
+
+@runtime_checkable
+class InformedPolicy(StatefulPolicy, Protocol):
+    """A policy that is also told what was really done, where a guard or a limit changed it."""
+
+    def carried_out(self, actions: NDArray[np.float32]) -> None:
+        """What the newest actions became, (n, 68) in [-1, 1]."""
+        ...
+
+
 class ZeroPolicy:
     """The default map: an action of zeros for every state."""
 

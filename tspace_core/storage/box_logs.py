@@ -10,17 +10,21 @@ stores its own episodes. What cannot be used goes to the quarantine with the rea
 collector at a time works on a spool; one machine must do so for a lake.
 """
 
-import fcntl
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tspace_core.config import Vehicle, load_vehicle, settings, vehicle_ids
-from tspace_core.errors import ConfigError, ObjectAccessError, ObjectError, ObjectServerError, StorageError
+from tspace_core.errors import (
+    ConfigError,
+    ObjectAccessError,
+    ObjectError,
+    ObjectServerError,
+    WriterBusyError,
+)
 from tspace_core.objects.path import S3Path, any_path
 from tspace_core.objects.store import ObjectInfo
 from tspace_core.storage.box_drives import outside, over, split
@@ -28,6 +32,7 @@ from tspace_core.storage.box_keys import FARTHEST_ZONE, is_after, time_of
 from tspace_core.storage.box_vehicle import BoxVehicle
 from tspace_core.storage.lake import Lake, RawLog
 from tspace_core.storage.online_runs import runs_between
+from tspace_core.storage.only_one import only_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ class BoxCollector:
         deadline = time.monotonic() + self.rules.budget_s
         # Logs of a look that broke off are told by the next one.
         found = Collected(logs=self._untold.logs, earlier=self._untold.earlier)
-        with self._alone(), ThreadPoolExecutor(self.rules.threads) as pool:
+        with only_one(self._spool / "lock", _busy), ThreadPoolExecutor(self.rules.threads) as pool:
             self._meet(found, pool)
             order = self._in_turn()
             for one, infos in zip(order, pool.map(self._list, order), strict=True):
@@ -162,17 +167,6 @@ class BoxCollector:
         )
         self._untold = Collected()
         return found
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._spool.mkdir(parents=True, exist_ok=True)
-        with (self._spool / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                message = f"{file.name} is held by another collector of windows: let it end, or end it"
-                raise StorageError(message) from error
-            yield
 
     def _meet(self, found: Collected, pool: ThreadPoolExecutor) -> None:
         """Begin with vehicles whose vin has come up; name vins that are nobody's once."""
@@ -331,6 +325,12 @@ class BoxCollector:
 
     def _url(self, info: ObjectInfo) -> str:
         return f"s3://{self._store.bucket}/{info.key}"
+
+
+def _busy(holder: str) -> WriterBusyError:
+    return WriterBusyError(
+        f"process {holder} collects the boxes' windows already: one collector a lake; let it end, or end it"
+    )
 
 
 def collect_until_settled(

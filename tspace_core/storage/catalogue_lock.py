@@ -43,7 +43,14 @@ def only_writer(path: Path, what: str, *, wait_s: float) -> Iterator[None]:
                 taken.set()
 
     threading.Thread(target=wait, name="catalogue-lock", daemon=True).start()
-    taken.wait(wait_s)
+    try:
+        taken.wait(wait_s)
+    except BaseException:  # Ctrl-C: who waits no more must not get it, nor keep it
+        with turn:
+            given_up.set()
+            if taken.is_set():
+                os.close(descriptor)
+        raise
     with turn:
         if not taken.is_set():
             given_up.set()

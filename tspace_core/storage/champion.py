@@ -33,6 +33,19 @@ AGENT = "champion"
 MANIFEST = "manifest.json"
 
 
+class Grounds(BaseModel):
+    """Why a checkpoint may drive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    evaluated: datetime | None = None
+    """When it was evaluated and found good enough."""
+    figures: dict[str, float] = {}
+    """What the evaluation found, by name with its unit."""
+    without_evaluation: str | None = None
+    """The reason that somebody gave for a release without one."""
+
+
 class Champion(BaseModel):
     """A checkpoint that was released for a vehicle."""
 
@@ -50,6 +63,8 @@ class Champion(BaseModel):
     at: datetime
     checkpoint: PathField
     """Folder of the copy."""
+    grounds: Grounds | None = None
+    """None: released before grounds were kept."""
 
 
 class Withdrawal(BaseModel):
@@ -74,7 +89,13 @@ class Releases(BaseModel):
 
 
 def release(
-    lake: Lake, vehicle: Vehicle, checkpoint: AnyPath, *, by: str, loads: Callable[[AnyPath], object]
+    lake: Lake,
+    vehicle: Vehicle,
+    checkpoint: AnyPath,
+    *,
+    by: str,
+    loads: Callable[[AnyPath], object],
+    grounds: Grounds | None = None,
 ) -> Champion:
     """Make a checkpoint the champion of a vehicle.
 
@@ -84,6 +105,7 @@ def release(
         checkpoint: folder of the checkpoint.
         by: who releases it.
         loads: loads the checkpoint as an agent and raises if that fails; storage itself knows no agents.
+        grounds: why it may drive.
 
     Returns:
         The champion; releasing the present champion's content again changes nothing.
@@ -125,6 +147,7 @@ def release(
             released_by=by,
             at=datetime.now(UTC),
             checkpoint=copy,
+            grounds=grounds,
         )
         history = (*releases.history, *([present] if present else []))
         _replace(pointer, releases.model_copy(update={"champion": champion, "history": history}))

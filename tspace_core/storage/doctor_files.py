@@ -20,11 +20,22 @@ _BESIDE = (EPISODES_SUFFIX, ".training.json", ".live_map.csv")
 _AREAS = {
     *("raw", "frames", "signals", "episodes", "avro", "replay", "checkpoints", "quarantine", "units"),
     *("metrics", "batches", "policy_actions", "embeddings", "online_runs", "box_cursors"),
+    "evaluations",
 }
 _LOCAL = {
     *("online", "index", "box", "logs", "dagster", "mlartifacts", "mlflow", "mlflow.db", "s3-cache", "cache"),
 }
-_JSON = ("episodes", "avro", "metrics", "batches", "quarantine", "raw", "box_cursors", "online_runs")
+_JSON = (
+    "episodes",
+    "avro",
+    "metrics",
+    "batches",
+    "quarantine",
+    "raw",
+    "box_cursors",
+    "online_runs",
+    "evaluations",
+)
 
 
 def _ways(lake: Lake, area: str) -> list[tuple[AnyPath, tuple[str, ...]]]:

@@ -11,10 +11,9 @@ LanceDB keeps versions. A writer adds new ones; the pointer ``<vehicle>.json`` i
 new one. What a killed writer added is taken back by the next one. Old versions go after a day.
 """
 
-import fcntl
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +28,7 @@ from tspace_core.storage.embedding_rows import EmbeddedEpisode, Neighbour, Situa
 from tspace_core.storage.files import read_version
 from tspace_core.storage.lake import Lake
 from tspace_core.storage.lance import SUFFIX, connect, is_foreign, our_errors, require_name, table_names
+from tspace_core.storage.only_one import only_one
 from tspace_core.storage.writer import DIRECT, Writer
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class EmbeddingTable:
             WriterBusyError: somebody else writes this vehicle's vectors.
             ObjectError: the bucket's server is down or refuses.
         """
-        with self._alone():
+        # On one machine writers exclude each other; across machines the pointer's condition does.
+        with only_one(self.lake.local / "embeddings" / f".{self.vehicle_id}.lock", self._busy):
             state, seen = self._look()
             database = connect(self.folder)
             table, known = self._writable(database, state, encoder)
@@ -358,21 +359,10 @@ class EmbeddingTable:
                 block = []
         return rows + _flush(table, block, known, encoder)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """On one machine writers exclude each other; across machines the pointer's condition does."""
-        folder = self.lake.local / "embeddings"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f".{self.vehicle_id}.lock"
-        with path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                message = (
-                    f"{path} is held: somebody else writes the vectors of {self.vehicle_id}; try again later"
-                )
-                raise WriterBusyError(message) from error
-            yield
+    def _busy(self, holder: str) -> WriterBusyError:
+        return WriterBusyError(
+            f"process {holder} writes the vectors of {self.vehicle_id}: one writer at a time; try again later"
+        )
 
 
 _AGAIN = "materialize situation_embeddings for it, or `tspace embed --vehicle {0}`"

@@ -12,6 +12,7 @@
     episodes/vehicle=<vehicle>/date=<date>/<log>.training.json   of an online episode: what happened
     episodes/vehicle=<vehicle>/date=<date>/<log>.live_map.csv    of an online episode: map at its end
     replay/<name>/<version>/   checkpoints/<agent>/<run>/<step>/   quarantine/<kind>/
+    evaluations/<vehicle>/     evidence for releases by content of the checkpoint, best static maps
 
 An online episode has a key like a log's, ``<vehicle>/<date>/online-<HHMMSS>-<number>``, and no raw log.
 

@@ -56,12 +56,11 @@ def open_pointer(path: AnyPath) -> Iterator[Pointer]:
 
 
 def pointer_version(path: AnyPath) -> str | None:
-    """Changes whenever the pointer is replaced; None: there is none."""
+    """Tells what the pointer holds from what it held; None: there is none."""
     if isinstance(path, S3Path):
         info = path.info()
         return None if info is None else info.etag
     try:
-        found = path.stat()
+        return read_version(path)[1]
     except OSError:
         return None
-    return f"{found.st_mtime_ns}-{found.st_ino}"

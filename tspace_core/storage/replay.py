@@ -22,7 +22,7 @@ from tspace_core.errors import StorageError
 from tspace_core.objects.path import AnyPath, S3Path, local_folder
 from tspace_core.storage.replay_build import write_replay
 from tspace_core.storage.replay_check import check_version, verify_version
-from tspace_core.storage.replay_index import END, EpisodeIndex, EpisodePlace
+from tspace_core.storage.replay_index import END, LENGTH, EpisodeIndex, EpisodePlace
 from tspace_core.storage.replay_manifest import (
     GROWING,
     MANIFEST,
@@ -370,11 +370,18 @@ class Replay:
             mask=np.empty((batch, steps), np.float32),
             first_rows=np.empty((batch, steps), np.float32),
             memory=self._memory_at(found),
+            begins=self._begins(numbers),
         )
         self._kernels.gather_sequences(
             found, counts, ends, rows.bases, rows.first, rows.bits, *fields[:6],
         )  # fmt: skip
         return fields
+
+    def _begins(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        table = self._index.table
+        places = table[np.searchsorted(table[:, END], numbers, side="right")]
+        begins: NDArray[np.bool_] = numbers == places[:, END] - places[:, LENGTH]
+        return begins.astype(np.float32)
 
     def _memory_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         memory = self._memory

@@ -17,6 +17,8 @@ equal batches in every process.
 """
 
 import hashlib
+import mmap
+import os
 from collections import deque
 from collections.abc import Iterator
 
@@ -66,6 +68,7 @@ class GrowingReplay(Replay):
         self._known: GrowingManifest | None = None
         self._lines: deque[tuple[int, EpisodeLine]] = deque()
         self._seen: tuple[int, int, int] | None = None
+        self._held: mmap.mmap | None = None
         self._version: ReplayManifest | None = None
         self.refresh()
 
@@ -107,9 +110,9 @@ class GrowingReplay(Replay):
             SchemaVersionError: the buffer is of a format that this version of tspace does not know.
         """
         for _ in range(_LOOKS):
-            seen = self._signature()
-            if seen is not None and seen == self._seen:
+            if self._seen is not None and self._seen == self._signature():
                 return False
+            seen, held = self._hold()
             manifest = GrowingManifest.read(self._local)
             try:
                 self._take(manifest)
@@ -118,7 +121,7 @@ class GrowingReplay(Replay):
                     message = f"{error.filename}: missing, the manifest speaks of it; {REBUILD}"
                     raise StorageError(message) from error
                 continue  # evicted since the manifest was read
-            self._seen = seen
+            self._seen, self._held = seen, held
             return True
         message = (
             f"{self.directory}: its oldest rows leave faster than they can be opened; raise its capacity"
@@ -145,10 +148,21 @@ class GrowingReplay(Replay):
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:
-            found = (self._local / MANIFEST).stat()
+            return _figures((self._local / MANIFEST).stat())
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _hold(self) -> tuple[tuple[int, int, int] | None, mmap.mmap | None]:
+        """The signature, and what keeps the file from giving its inode to a later manifest.
+
+        Else the next but one, within a tick of the clock and of equal length, would look the same.
+        """
+        try:
+            with (self._local / MANIFEST).open("rb") as file:
+                held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                return _figures(os.fstat(file.fileno())), held
+        except (OSError, ValueError):  # reading it says what is wrong
+            return None, None
 
     def _take(self, new: GrowingManifest) -> None:
         old = self._known
@@ -233,6 +247,10 @@ class GrowingReplay(Replay):
                 memory_dim=growing.memory_dim,
             ),
         )
+
+
+def _figures(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _first(manifest: GrowingManifest) -> int:

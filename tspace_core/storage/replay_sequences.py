@@ -30,3 +30,6 @@ class SequenceBatch(NamedTuple):
     memory: NDArray[np.float32] | None
     """(batch, memory_dim) recurrent state at each sequence's first record, zeros where none was stored; None
     where the source keeps none."""
+    begins: NDArray[np.float32] | None = None
+    """(batch,) 1 where a sequence's first record is the first that is there of its episode: nothing was
+    before it to be remembered. None where the source does not say."""

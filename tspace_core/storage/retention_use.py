@@ -97,7 +97,8 @@ def _online(lake: Lake, found: InUse) -> None:
         content = read_json(path)
         user = f"online runs of {path.parent.name}"
         if content.get("learner_run"):
-            found.add("checkpoints", f"ddpg/{content['learner_run']}", user)
+            agent = content.get("learner_agent", "ddpg")
+            found.add("checkpoints", f"{agent}/{content['learner_run']}", user)
         parts = str(content.get("agent") or "").split("/")
         if "checkpoints" in parts and len(parts) - parts.index("checkpoints") > 3:
             agent, run, step = parts[parts.index("checkpoints") + 1 :][:3]

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tspace_core.config.torque_map import FLASHED_ROWS
+from tspace_core.config.torque_map import FLASHED_ROWS, TorqueMap
 from tspace_core.errors import TwinError
 from tspace_core.twin.fleet import Fleet
 from tspace_core.twin.trace import Trace
 from tspace_core.twin.truck import twin_parameters
 
 PolicyCall = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Answer = Callable[[int, int, TorqueMap, TorqueMap, Trace], TorqueMap | None]
+"""A guard's answer for a vehicle: place, first row, live map, proposed map and the window decided on give the
+map that takes effect, or None where the live one stays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +47,14 @@ class Step:
     """What one decision led to.
 
     Attributes:
-        flashes: one a vehicle; None for a vehicle that had already arrived.
+        flashes: one a vehicle; None for a vehicle that had already arrived, or whose guard refused.
+        first_rows: first of the 4 rows that each vehicle's decision was about.
         half_step: samples of the half step.
         window: samples of the next state window.
     """
 
     flashes: list[AppliedFlash | None]
+    first_rows: list[int]
     half_step: Trace
     window: Trace
 
@@ -59,12 +64,14 @@ class DecisionLoop:
 
     Args:
         fleet: at the start of its drive. Its rate may be a multiple of the vehicle's sampling rate.
+        answer: a guard in front of every flash; None: what is proposed takes effect.
 
     Raises:
         TwinError: the fleet's rate is no multiple of the vehicle's, or the flash takes longer than a window.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, answer: Answer | None = None) -> None:
+        self._answer = answer
         sampling = fleet.vehicle.sampling
         ratio = fleet.rate_hz / sampling.rate_hz
         if abs(ratio - round(ratio)) > 1e-9 or round(ratio) < 1:
@@ -107,7 +114,7 @@ class DecisionLoop:
         fleet = self.fleet
         limits = fleet.vehicle.torque_map
         running = ~fleet.done
-        proposals = []
+        proposals: list[tuple[int, TorqueMap | None]] = []
         speeds = window.velocity[:, self._ratio - 1 :: self._ratio]
         for i in range(len(fleet)):
             first_row = int(self._default.first_row(speeds[i].max()))
@@ -118,17 +125,22 @@ class DecisionLoop:
                 budget_nm=limits.budget_nm,
                 upper_factor=limits.upper_factor,
             )
-            proposals.append((first_row, live))
+            taken: TorqueMap | None = live
+            if self._answer is not None and running[i]:
+                taken = self._answer(i, first_row, fleet.map(i), live, window)
+            proposals.append((first_row, taken))
         blocks = [fleet.advance(self._delay_s)] if self._delay_s > 0 else []
         flashes: list[AppliedFlash | None] = []
-        for i, (first_row, live) in enumerate(proposals):
-            if not running[i]:
+        for i, (first_row, taken) in enumerate(proposals):
+            if not running[i] or taken is None:
                 flashes.append(None)
                 continue
-            fleet.set_map(i, live)
-            rows = live.table[first_row : first_row + FLASHED_ROWS]
+            fleet.set_map(i, taken)
+            rows = taken.table[first_row : first_row + FLASHED_ROWS]
             flashes.append(AppliedFlash(float(fleet.elapsed_s[i]), first_row, rows))
         rest = self._window_s - self._delay_s
         if rest > 1e-9:
             blocks.append(fleet.advance(round(rest * fleet.rate_hz) / fleet.rate_hz))
-        return Step(flashes, Trace.concat(blocks), fleet.advance(self._window_s))
+        return Step(
+            flashes, [row for row, _ in proposals], Trace.concat(blocks), fleet.advance(self._window_s)
+        )

@@ -7,6 +7,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from tests.ports import free_port
+
 
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
@@ -20,7 +22,7 @@ class Line:
     def __init__(self, target: int) -> None:
         self._target = target
         self._ends: list[socket.socket] = []
-        self.port = 0
+        self.port = free_port(socket.SOCK_STREAM)
         self.join()
 
     def join(self) -> None:
@@ -32,7 +34,6 @@ class Line:
                 line._pass_on(self.request)
 
         self._server = _Server(("127.0.0.1", self.port), Handler)
-        self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 

@@ -36,10 +36,13 @@ class MongoServer:
         return f"mongodb://127.0.0.1:{self.port}"
 
     def client(self) -> Any:
-        """A client with short timeouts."""
+        """A client as patient as the start of a server is."""
+        return self._client(START_S)
+
+    def _client(self, patience_s: float) -> Any:
         from pymongo import MongoClient
 
-        return MongoClient(self.uri, serverSelectionTimeoutMS=300, tz_aware=True)
+        return MongoClient(self.uri, serverSelectionTimeoutMS=round(1000 * patience_s), tz_aware=True)
 
     def start(self) -> Self:
         """Start it, and return when it answers."""
@@ -68,7 +71,7 @@ class MongoServer:
 
         assert self._process is not None
         until, last, pause = time.monotonic() + START_S, "", threading.Event()
-        with self.client() as client:
+        with self._client(0.3) as client:
             while time.monotonic() < until and self._process.poll() is None:
                 try:
                     client.admin.command("ping")

@@ -4,12 +4,17 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import bson
+from pymongo.errors import ServerSelectionTimeoutError
 
+from tspace_core.storage.pools.mongo import MongoPool
+
+PATIENCE_S = 60.0
 _HEADER = struct.Struct("<iiii")
 _MSG, _QUERY, _REPLY = 2013, 2004, 1
 _HELLO = {
@@ -67,6 +72,18 @@ def _serving(handle: Callable[[socket.socket], None]) -> Iterator[int]:
             thread.join(10)
 
 
+def connected(pool: MongoPool) -> MongoPool:
+    """The pool, when its server has answered: short timeouts are for a dead one, not for a busy machine."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            pool._client.admin.command("ping")
+        except ServerSelectionTimeoutError:
+            assert time.monotonic() < until, "the server does not answer"
+        else:
+            return pool
+
+
 @contextmanager
 def responder(answers: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """A server that says hello, and to each command what ``answers`` has for it; gives host and port."""
@@ -106,9 +123,10 @@ class Relay:
 
     @contextmanager
     def serve(self) -> Iterator[str]:
-        """Give its URI, with short timeouts."""
+        """Give its URI, with short timeouts for one that stays dead; see ``connected``."""
+        wait_ms = 30_000 if self.heals else 250
         with _serving(self._handle) as port:
-            yield f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=250&heartbeatFrequencyMS=500"
+            yield f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS={wait_ms}&heartbeatFrequencyMS=500"
 
     def _handle(self, client: socket.socket) -> None:
         if self.dead.is_set() and not self.heals:
@@ -119,7 +137,7 @@ class Relay:
                 if self.dead.is_set() and not self.heals:
                     return
                 command = command_of(message)
-                counts = next(iter(command)).lower() not in ("hello", "ismaster", "endsessions")
+                counts = next(iter(command)).lower() not in ("hello", "ismaster", "ping", "endsessions")
                 fate = self._dies(command) if counts and not self.dead.is_set() else None
                 if fate == "before":
                     self.dead.set()

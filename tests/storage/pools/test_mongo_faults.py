@@ -8,7 +8,7 @@ import pytest
 
 from tests.storage.pools.builders import episode, same
 from tests.storage.pools.mongo_server import MongoServer
-from tests.storage.pools.mongo_wire import Relay, responder
+from tests.storage.pools.mongo_wire import Relay, connected, responder
 from tspace_core.errors import PoolAccessError, PoolError, PoolServerError
 from tspace_core.records.episode import Episode
 from tspace_core.storage.pools import mongo_commits, mongo_writer
@@ -54,6 +54,7 @@ def test_a_writer_that_dies_at_any_command_leaves_the_old_or_the_new_state(
         for number in range(200):
             relay = Relay(mongo_server.port, nth(number))
             with relay.serve() as uri, MongoPool(mongo_database, uri) as writer:
+                connected(writer)
                 try:
                     reported = writer.store(SECOND)
                 except PoolServerError:
@@ -86,6 +87,7 @@ def test_a_deleter_that_dies_at_any_command_leaves_all_or_nothing(
             pool.store(SECOND)
             relay = Relay(mongo_server.port, nth(number))
             with relay.serve() as uri, MongoPool(mongo_database, uri) as deleter:
+                connected(deleter)
                 try:
                     reported = deleter.delete(Query(length_from=3))
                 except PoolServerError:
@@ -132,8 +134,10 @@ def test_where_it_cannot_be_found_out_the_error_says_so(
 ) -> None:
     relay = Relay(mongo_server.port, lambda command: "after" if commits_of(command) else None)
     unknown = pytest.raises(PoolServerError, match="not known whether it took effect: do the same again")
-    with relay.serve() as uri, MongoPool(mongo_database, uri) as pool, unknown:
-        pool.store(SECOND)
+    with relay.serve() as uri, MongoPool(mongo_database, uri) as pool:
+        connected(pool)
+        with unknown:
+            pool.store(SECOND)
     with MongoPool(mongo_database, mongo_server.uri) as pool:
         assert len(whole(pool)) == 3
         assert pool.store(SECOND) == 0
@@ -183,13 +187,13 @@ def test_a_server_killed_in_mid_write_loses_nothing_that_was_stored(own_mongo_se
             yield episode(number, 2, vehicle="v2")
 
     with MongoPool("fleet", uri) as pool:
-        pool.store(SECOND)
+        connected(pool).store(SECOND)
         with pytest.raises(PoolServerError, match=r"nothing of it is stored; .* `tspace doctor --repair`"):
             pool.store(killing())
         with pytest.raises(PoolServerError, match="did not answer while looking for everything"):
             pool.find()
         server.start()
-        assert len(whole(pool)) == 3
+        assert len(whole(connected(pool))) == 3
         assert len(pool.leftovers(0)) == 1
         assert pool.leftovers() == []
         done = pool.sweep(0)

@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.link.test_channel_tls import made
-from tests.twin.cloud.told import PATIENCE_S, Told, ask, code_of, four_rows, get_signal, set_torque
+from tests.twin.cloud.told import PATIENCE_S, Told, ask, code_of, four_rows, get_signal, hang_up, set_torque
 from tspace_core.can.box_window import decode_window
 from tspace_core.config import Vehicle
 from tspace_core.config.remote import RemoteConfig
@@ -106,8 +106,9 @@ def test_stamps_are_local_time(vehicle: Vehicle, told: Told) -> None:
         window = get_signal(twin.url, vehicle.vin, 1).json()["result"]
         decoded = decode_window(window, vehicle, near_ns=time.time_ns())
     assert decoded.reason == ""
-    # The truck runs in real time here: what comes was driven just now.
-    assert -1.0 < (int(decoded.time_ns[0]) - before_ns) / 1e9 < 20.0
+    # The truck runs in real time here: what comes was driven just now, less than any zone's offset ago,
+    # also where a busy machine lets the truck lag behind its clock.
+    assert abs(int(decoded.time_ns[0]) - before_ns) / 1e9 < 300.0
     assert int(decoded.time_ns[-1]) <= time.time_ns()
 
 
@@ -130,7 +131,8 @@ def test_a_map_without_torque_takes_no_power(vehicle: Vehicle) -> None:
         assert found is not None
         return float((found.values[:, 3] * found.values[:, 4]).max() / 1e3)
 
-    truck = BoxTruck(vehicle, DriveOptions(time_factor=100.0))
+    # Not faster: what nobody takes for a second or so would be gone from the truck's ring.
+    truck = BoxTruck(vehicle, DriveOptions(time_factor=FACTOR))
     assert truck.state()["page"] == "reference"
     with driving(truck):
         assert truck.flash(0, nothing)
@@ -269,9 +271,7 @@ def test_a_box_that_is_too_slow(vehicle: Vehicle) -> None:
 
 
 def test_a_caller_who_leaves_ends_its_call(twin: CloudTwin, vehicle: Vehicle) -> None:
-    with suppress(httpx.ReadTimeout):
-        content = {"vin": vehicle.vin, "signal_duration": 60}
-        ask("POST", f"{twin.url}/get_signal", json=content, timeout=0.2)
+    hang_up(twin, "get_signal", {"vin": vehicle.vin, "signal_duration": 60})
     assert get_signal(twin.url, vehicle.vin, 1).json()["success"] is True
     assert twin.state()["calls_now"] == 0
 

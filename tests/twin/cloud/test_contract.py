@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.twin.cloud.told import ask, code_of, four_rows, get_signal, set_torque
+from tests.twin.cloud.told import ask, code_of, four_rows, get_signal, hang_up, set_torque
 from tspace_core.config import Vehicle
 from tspace_core.twin.cloud.live_cloud import CloudTwin
 
@@ -161,6 +161,15 @@ def test_how_many_calls_there_were_at_once(twin: CloudTwin, vehicle: Vehicle) ->
     after = twin.state()
     assert after["calls"]["get_signal"] == before["calls"].get("get_signal", 0) + 1
     assert (after["calls_now"], after["connections_at_once"]) == (0, 1)
+
+
+def test_a_caller_who_hung_up_is_not_there_at_once_with_the_next(twin: CloudTwin, vehicle: Vehicle) -> None:
+    for _ in range(5):
+        twin.fault("hang:get_signal")
+        hang_up(twin, "get_signal", {"vin": vehicle.vin, "signal_duration": 1})
+        assert get_signal(twin.url, vehicle.vin, 1).json()["success"] is True
+        state = twin.state()
+        assert (state["calls_now"], state["connections_at_once"]) == (0, 1)
 
 
 def test_answers_are_plain_json(twin: CloudTwin, vehicle: Vehicle) -> None:

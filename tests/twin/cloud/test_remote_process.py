@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from tests.ports import free_port
 from tests.twin.cloud.process import remote_twin_process
 from tests.twin.cloud.told import PATIENCE_S, code_of, four_rows, get_signal, set_torque
-from tests.twin.live_process import free_port
 from tspace_core.config import Vehicle
 
 FAST = ("--time-factor", "20")

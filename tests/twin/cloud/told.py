@@ -1,13 +1,18 @@
 """Events that a twin tells, and a wait for one; the two calls through a plain HTTP client."""
 
+import http.client
+import json
 import threading
+from contextlib import closing
 from typing import Any
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.online.stage import wait_until
 from tspace_core.config import Vehicle
+from tspace_core.twin.cloud.live_cloud import CloudTwin
 
 PATIENCE_S = 60.0
 
@@ -50,6 +55,18 @@ def set_torque(
 ) -> httpx.Response:
     content = {"vin": vin, "torque": rows, "abswitch": switch, "start_line": first_row}
     return ask("POST", f"{url}/set_torque", **{"json": content, **more})
+
+
+def hang_up(twin: CloudTwin, call: str, content: dict[str, object]) -> None:
+    """Call, and leave without an answer as soon as the service has the call.
+
+    After a time of its own a caller might leave before that, on a busy machine.
+    """
+    url = httpx.URL(f"{twin.url}/{call}")
+    caller = http.client.HTTPConnection(url.host, url.port, timeout=PATIENCE_S)
+    with closing(caller):
+        caller.request("POST", url.path, json.dumps(content), {"content-type": "application/json"})
+        wait_until(lambda: twin.state()["calls_now"] == 1, f"{call} to be heard", PATIENCE_S)
 
 
 def four_rows(vehicle: Vehicle, first_row: int = 2, less_nm: float = 20.0) -> NDArray[np.float32]:

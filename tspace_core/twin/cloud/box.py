@@ -122,7 +122,8 @@ class TelematicsBox:
                 group.create_task(self._tell_state(client)),
             ]
             if options.record:
-                tasks.append(group.create_task(self._record()))
+                # It ends by itself: cancelled in the middle of an upload it would not tell of that window.
+                group.create_task(self._record())
             await self._stop.wait()
             for task in tasks:
                 task.cancel()
@@ -247,7 +248,7 @@ class TelematicsBox:
     async def _record(self) -> None:
         """Upload windows while nobody asks for any."""
         first = None
-        while True:
+        while not self._cancelled.is_set():
             begin = self._truck.count if first is None else first
             samples = await asyncio.to_thread(
                 self._truck.collect, RECORDED_UNITS * UNIT_SAMPLES, self._cancelled, begin

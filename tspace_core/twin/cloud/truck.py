@@ -153,9 +153,10 @@ class BoxTruck:
         period_s = 1.0 / RATE_HZ / self._options.time_factor
         self._tell_map("start")
         self._tell_drive("drive_begins")
-        origin = time.monotonic()
         with self._changed:
             self._origin_ns = _on_grid(time.time_ns())
+        # After the instant that samples are stamped from: none is stamped later than it is taken.
+        origin = time.monotonic()
         begun = self._count
         try:
             while not stopping.is_set():

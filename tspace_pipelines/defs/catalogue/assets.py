@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from tspace_pipelines.defs.training.assets import AGENTS
 from tspace_pipelines.metadata import clear_failure, table
 from tspace_pipelines.resources import LakeResource
 
@@ -17,7 +18,10 @@ WEEKS_SHOWN = 40
 
 
 @dg.asset(
-    deps=["can_frames", "can_signals", "episodes", "replay_buffer", "ddpg_checkpoint"],
+    deps=[
+        *("can_frames", "can_signals", "episodes", "replay_buffer"),
+        *(f"{agent}_checkpoint" for agent in AGENTS),
+    ],
     group_name="catalogue",
     owners=["team:tspace"],
     kinds={"duckdb"},

@@ -1,12 +1,14 @@
-"""What the trained agents are worth, a partition a vehicle."""
+"""What the trained agents are worth, and which of them drives; a partition a vehicle."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from tspace_core.config import load_vehicle
 from tspace_pipelines.defs.replay.assets import NIGHTLY
+from tspace_pipelines.defs.training.assets import AGENTS
+from tspace_pipelines.defs.training.resources import TrackingResource
 from tspace_pipelines.metadata import Metadata, as_metadata, clear_failure, plot, table
 from tspace_pipelines.partitions import VEHICLES
 from tspace_pipelines.resources import LakeResource, ReportsResource
@@ -21,12 +23,15 @@ class EvaluationConfig(dg.Config):
     drivers: list[str] = Field(default=[], description="simulated drivers; default: all of them")
     seeds: list[int] = Field(default=[0, 1, 2, 3, 4], description="of the drivers' feet")
     cycle: str = Field(default="truck_route", description="route")
+    static_generations: int = Field(
+        default=16, ge=0, description="effort of the search for the best static map, kept once found; 0: none"
+    )
     report: str = Field(default="", description="folder below out_dir; default: evaluation/<vehicle>")
     command: str = Field(default="", description="that made it, shown in the report")
 
 
 @dg.asset(
-    deps=["ddpg_checkpoint"],
+    deps=[f"{agent}_checkpoint" for agent in AGENTS],
     partitions_def=VEHICLES,
     group_name="evaluation",
     owners=["team:tspace"],
@@ -40,16 +45,19 @@ def policy_evaluation(
     lake: LakeResource,
     reports: ReportsResource,
 ) -> dg.MaterializeResult[None]:
-    """Energy at equal distance and trip time: the agent against the default map and baselines, in the twin.
+    """Energy at equal distance and trip time: the latest agents against map and baselines, in the twin.
 
-    A vehicle without a twin cannot be driven: its data and the critic's values are reported, as no proof.
+    An agent that cannot be loaded for the vehicle is left out, the metadata say why; it cannot be released.
+    A vehicle without a twin cannot be driven: what its logs say is reported as an estimate, no proof.
     """
     vehicle = load_vehicle(context.partition_key)
     with clear_failure():
         if vehicle.twin is None:
             from tspace_pipelines.evaluation_run import evaluate_on_logs
 
-            return dg.MaterializeResult(metadata=as_metadata(evaluate_on_logs(lake.open(), vehicle)))
+            return dg.MaterializeResult(
+                metadata=as_metadata(evaluate_on_logs(lake.open(), vehicle, context.log.warning))
+            )
         from tspace_pipelines.evaluation_run import evaluate_in_twin
 
         result = evaluate_in_twin(
@@ -59,8 +67,10 @@ def policy_evaluation(
             drivers=config.drivers,
             seeds=config.seeds,
             cycle=config.cycle,
+            static_generations=config.static_generations,
             command=config.command or f"Dagster run {context.run.run_id}",
             tell=context.log.info,
+            warn=context.log.warning,
         )
     return dg.MaterializeResult(metadata=_metadata(result))
 
@@ -85,23 +95,100 @@ def _metadata(result: "ClosedLoop") -> Metadata:
         for item in summary.candidates
     ]
     subject = summary.subject
+    static = subject.against_static
+    findings = [
+        {"agent": line.agent, "rule": found.rule, "passed": found.passed, "what": found.sentence}
+        for line in result.releases
+        for found in line.findings
+    ]
+    estimates = result.off_policy.estimates
     return {
         "dagster/row_count": len(result.comparison.drives),
         **as_metadata(
             {
                 "twin": True,
+                "subject": subject.name,
                 "verdict": subject.verdict.value,
                 "finding": subject.sentence,
                 "saving_percent": subject.saving_percent.mean if subject.saving_percent else None,
+                "against_best_static": None if static is None else static.sentence,
+                "share_of_best_static": None if static is None else static.share,
+                "clears_release_bar": result.releases[0].passed,
+                "guard_violations": None if subject.guard is None else subject.guard.violated,
+                "off_policy_estimate": " ".join(
+                    f"{name}: {item.sentence}" for name, item in estimates.items()
+                )
+                or result.off_policy.note,
                 "drivers": list(summary.drivers),
                 "seeds": list(summary.seeds),
                 "cycle": summary.cycle,
                 "problems": [problem for item in summary.candidates for problem in item.problems],
-                "run": result.trained.run,
+                "left_out": dict(result.left_out) or None,
+                "run": result.trained[0].run,
+                "content": result.evidence[0].sha256,
                 "report": result.report,
             }
         ),
         "report_link": dg.MetadataValue.url(result.report.resolve().as_uri()),
         "candidates": table(rows),
+        "release_bar": table(findings),
         "plot": plot(energy_saving(summary)),
     }
+
+
+class ReleaseConfig(dg.Config):
+    """What is released."""
+
+    agent: str = Field(default="", description="kind of agent; default: the best of the newest evaluation")
+    by: str = Field(default="", description="who releases; default: the Dagster run")
+
+
+@dg.asset(
+    deps=[policy_evaluation],
+    partitions_def=VEHICLES,
+    group_name="evaluation",
+    owners=["team:tspace"],
+    kinds={"mlflow"},
+    tags={"layer": "release"},
+)
+def policy_release(
+    context: dg.AssetExecutionContext, config: ReleaseConfig, lake: LakeResource, tracking: TrackingResource
+) -> dg.MaterializeResult[None]:
+    """The vehicle's champion: the best agent of the newest evaluation, if it clears the release bar.
+
+    The lake's pointer is what vehicles read, from their next episode on; MLflow's alias ``champion`` follows.
+    Where MLflow is out of reach the release holds, and the check ``registry_in_step`` says what is missing.
+    """
+    from tspace_core.errors import TrackingError
+    from tspace_pipelines.release_run import release_best
+
+    vehicle = load_vehicle(context.partition_key)
+    with clear_failure():
+        found = lake.open()
+        champion = release_best(
+            found, vehicle, agent=config.agent, by=config.by or f"Dagster run {context.run.run_id}"
+        )
+        registry: dict[str, Any]
+        try:
+            from tspace_core.agents.registry import follow_champion, model_name
+
+            stands = follow_champion(found, vehicle.id, uri=tracking.uri)
+            registry = {"registry": model_name(vehicle.id), "version": stands and stands.version}
+        except TrackingError as error:
+            context.log.warning(str(error))
+            registry = {"registry": f"not told yet: {error}"}
+    grounds = champion.grounds
+    return dg.MaterializeResult(
+        metadata=as_metadata(
+            {
+                "agent": champion.agent,
+                "run": champion.run,
+                "step": champion.step,
+                "content": champion.sha256,
+                "released_by": champion.released_by,
+                "figures": {} if grounds is None else grounds.figures,
+                **registry,
+                "path": champion.checkpoint,
+            }
+        )
+    )

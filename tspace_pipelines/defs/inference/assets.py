@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tspace_core.config import load_vehicle
 from tspace_core.errors import TspaceError
+from tspace_pipelines.defs.training.assets import AGENTS
 from tspace_pipelines.metadata import Metadata, as_metadata, plot, table
 from tspace_pipelines.partitions import LOGS, vehicle_of
 from tspace_pipelines.resources import LakeResource
@@ -30,7 +31,11 @@ class ScoringConfig(dg.Config):
     checkpoint: str | None = Field(
         default=None,
         description="folder of a checkpoint, <agent>/<run>/<step> in the lake, or 'champion'; default: the "
-        "vehicle's latest trained agent, or its champion where none was trained",
+        "latest trained agent of the kind that is released, or the champion where none was trained; where "
+        "nothing is released, the agent that was trained last",
+    )
+    agent: str | None = Field(
+        default=None, description="the latest trained agent of this kind instead: ddpg, rdpg or idql"
     )
     workers: int = Field(default=1, ge=1, description="processes; 1 scores in the run's own process")
     again: bool = Field(default=False, description="also logs whose scores are there already")
@@ -46,7 +51,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)
     _one_run_a_range = dg.asset(
         key=KEY,
-        deps=["episodes", dg.AssetDep("ddpg_checkpoint", partition_mapping=_NO_PARTITION)],
+        deps=[
+            "episodes",
+            *(dg.AssetDep(f"{agent}_checkpoint", partition_mapping=_NO_PARTITION) for agent in AGENTS),
+        ],
         partitions_def=LOGS,
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name="inference",
@@ -105,13 +113,14 @@ def _score(
     """Metadata of the logs that have scores now, and what went wrong with the others."""
     from tspace_core.agents.batch_runs import choose_checkpoint, score_logs
 
-    checkpoint = choose_checkpoint(lake, vehicle.id, config.checkpoint)
+    chosen = choose_checkpoint(lake, vehicle.id, config.checkpoint, agent=config.agent)
+    context.log.info("%s: scored by %s", vehicle.id, chosen.why)
     began = time.monotonic()
     report = score_logs(
         lake,
         vehicle,
         [lake.log_of(key) for key in keys],
-        checkpoint,
+        chosen.checkpoint,
         workers=config.workers,
         again=config.again,
         tell=context.log.info,
@@ -127,6 +136,7 @@ def _score(
                     **{f"distance_{name}": value for name, value in scores.distance_quantiles().items()},
                     "left_out": scores.left_out or None,
                     "reused": key in reused,
+                    "scored_by": chosen.why,
                 }
             ),
         }

@@ -22,7 +22,7 @@ REPLAY = dg.AssetKey("replay_buffer")
 def replay_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request a buffer for each vehicle with new checked episodes."""
     progress = Progress.from_cursor(context.cursor)
-    found = advance(context.instance, progress, REPLAY)
+    found = advance(context.instance, progress, [REPLAY])
     requests = [
         dg.RunRequest(run_key=f"{vehicle}#{new.newest}", partition_key=vehicle)
         for vehicle, new in sorted(found.items())

@@ -5,19 +5,24 @@ import dagster as dg
 from tspace_core.config import settings
 from tspace_pipelines.defs.training import assets, jobs, schedules, sensors
 from tspace_pipelines.defs.training.resources import RetrainingResource, TrackingResource
+from tspace_pipelines.engine_resource import engine_resource
 
 
 def definitions() -> dg.Definitions:
     """The area's definitions."""
     found = settings()
+    retraining = found.retraining
     return dg.Definitions(
-        assets=[assets.ddpg_checkpoint],
-        jobs=[jobs.retrain],
+        assets=assets.checkpoints(retraining.agents),
+        jobs=[jobs.retrain(retraining.agents), jobs.train_all_agents],
         schedules=[schedules.nightly_retraining],
         sensors=[sensors.retraining_sensor],
         resources={
             "tracking": TrackingResource(uri=found.tracking_uri, artifacts=_artifacts()),
-            "retraining": RetrainingResource(),
+            "retraining": RetrainingResource(
+                agents=list(retraining.agents), new_episodes=retraining.new_episodes
+            ),
+            "engine": engine_resource(found.engine),
         },
     )
 

@@ -31,8 +31,14 @@ class TrackingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class RetrainingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """When new episodes are worth a retraining."""
+    """What is retrained, and when new episodes are worth it."""
 
+    agents: list[str] = Field(default=["ddpg"], description="trained in one run a vehicle")
     new_episodes: int = Field(
         default=20, ge=1, description="new checked episodes of a vehicle that start one"
     )
+
+    @property
+    def checkpoints(self) -> list[dg.AssetKey]:
+        """The assets of the agents."""
+        return [dg.AssetKey(f"{agent}_checkpoint") for agent in self.agents]
