@@ -1,6 +1,7 @@
 """Fixtures that every area of the tests may use."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from hypothesis import HealthCheck, settings
 # Before anything imports torch: the tests' networks are so small that threads only wait for each other, on a
 # busy machine far longer than the work takes. The environment decides where it says something.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background commands ignore Ctrl-C, and so do their children: tests that send it would hang.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How fast examples are made says something about the machine only; nothing here is a timed test.
 settings.register_profile("tspace", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,9 +4,11 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.agents.batches import SMALL
@@ -26,7 +28,7 @@ STORE_BYTES = 100 << 20
 class World:
     """The cluster: a head with one CPU, and nodes of one CPU that come and go."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         import_ray()
         from ray.cluster_utils import Cluster
 
@@ -36,7 +38,6 @@ class World:
                 "num_cpus": 1,
                 "object_store_memory": STORE_BYTES,
                 "include_dashboard": False,
-                "temp_dir": str(folder),
                 # A dead node is one after two seconds, not half a minute: nobody listens there any more. One
                 # that is only slow has time to answer.
                 "_system_config": {
@@ -58,7 +59,14 @@ class World:
 
     def kill_second(self) -> None:
         """The node is gone, with all that runs on it, as if its power were cut."""
+        # Its workers would only notice within a second that it is gone, and learn on meanwhile.
+        raylet = psutil.Process(self.second.all_processes["raylet"][0].process.pid)
+        workers = raylet.children(recursive=True)
         self._cluster.remove_node(self.second, allow_graceful=False)
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+        psutil.wait_procs(workers)
 
     def whole_again(self) -> None:
         """Two nodes, whatever a test did."""
@@ -77,9 +85,10 @@ class World:
 @pytest.fixture(scope="package")
 def world() -> Iterator[World]:
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # sockets lie below it: a short path
-    with warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("RAY_TMPDIR", str(folder))  # as an argument it would leave the address in /tmp/ray
         warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves its children's pipes to the collector
-        world = World(folder)
+        world = World()
         try:
             yield world
         finally:

@@ -143,16 +143,11 @@ def test_a_killed_node_costs_no_more_than_the_updates_since_the_last_checkpoint(
     )
     assert killed == [75]
     assert caplog.text.count("learners died") == 1
-    # What the driver is told at 75 lags: with luck they write one checkpoint more before the node is gone.
-    begun_at = next(step for step in (50, 100) if f"begin again with {store.path(step)}" in caplog.text)
+    assert f"begin again with {store.path(50)}" in caplog.text
     assert summary.updates == shared.updates == 150
     assert store.steps() == [0, 50, 100, 150]
     assert [point.update for point in summary.series] == [25, 50, 75, 100, 125, 150]
-    again = list(range(begun_at + 25, 151, 25))
-    before = tracker.points[: -len(again)]
-    assert tracker.points[-len(again) :] == again
-    assert before == [25, 50, 75, 100, 125][: len(before)]
-    assert begun_at <= before[-1] < begun_at + 50, "no more is lost than since the last checkpoint"
+    assert tracker.points == [25, 50, 75, 75, 100, 125, 150], "no more is lost than since the checkpoint"
     assert tracker.told == ["start ddpg", "map_change.png", "FINISHED"]
     train_offline(alone, replay, updates=150)
     assert largest_difference(alone, shared) < 1e-3, "one learner of two goes on with whole batches"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from threading import Event
 
+import psutil
 import pytest
 
 from tests.storage import batch_work
@@ -86,6 +87,11 @@ def test_a_worker_that_is_killed_costs_its_partition(lake: Lake, monkeypatch: py
     assert not [path for path in (lake.root / UNITS).iterdir() if path.is_dir()]
 
 
+def is_waiting(pid: int) -> bool:
+    """Whether a process sleeps in a system call."""
+    return bool(psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
+
+
 BATCH = """
 import sys
 from pathlib import Path
@@ -125,6 +131,10 @@ def test_a_batch_that_was_stopped_in_the_middle_goes_on(
         assert child.poll() is None
         pause.wait(0.01)
     writer = os.open(fifo, os.O_WRONLY)
+    for number in range(1, workers + 1):
+        # Not before it waits: a signal as the system call begins is overlooked by Python.
+        while not is_waiting(int((lake.root / "tries" / f"waits {number}").read_text())):
+            pause.wait(0.01)
     child.send_signal(how)
     if how == signal.SIGKILL:
         child.wait(60)

@@ -40,6 +40,8 @@ Work = Callable[[Lake, str, Writer], Mapping[str, Any]]
 BATCHES = "batches"
 STOP_S = 30.0
 """Processes that were told to stop are killed after this time, s; nothing of their partitions is visible."""
+_TELL_S = 0.5
+"""They are told again after this time, s: Python overlooks a signal that comes as a system call begins."""
 _ONE_THREAD = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -245,13 +247,15 @@ class _Workers:
         self._feed(connection, process)
 
     def _stop(self) -> None:
-        for process, _ in self._busy.values():
-            process.terminate()
+        deadline = monotonic() + STOP_S
+        processes = [process for process, _ in self._busy.values()]
+        while (alive := [process for process in processes if process.is_alive()]) and monotonic() < deadline:
+            for process in alive:
+                process.terminate()
+            wait([process.sentinel for process in alive], _TELL_S)
         for connection, (process, _) in self._busy.items():
-            process.join(STOP_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
             connection.close()
 
 
@@ -275,6 +279,7 @@ def _serve(connection: Connection, job: _Job) -> None:
     """A worker's whole life."""
 
     def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told again, while it clears up
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started it says when to stop
