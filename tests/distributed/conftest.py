@@ -57,6 +57,13 @@ class World:
         self._cluster.wait_for_nodes()
         return node
 
+    def kill_courier(self) -> None:
+        """What stands between the learners and the process that started them; it runs beside that process."""
+        raylet = psutil.Process(self._cluster.head_node.all_processes["raylet"][0].process.pid)
+        (courier,) = [one for one in raylet.children(recursive=True) if "Courier" in "".join(one.cmdline())]
+        courier.kill()
+        courier.wait()
+
     def kill_second(self) -> None:
         """The node is gone, with all that runs on it, as if its power were cut."""
         # Its workers would only notice within a second that it is gone, and learn on meanwhile.

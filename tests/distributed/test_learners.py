@@ -12,7 +12,7 @@ from tspace_core.agents.tracking import NullTracker, Status
 from tspace_core.agents.training import SeriesPoint, train_offline
 from tspace_core.config import IDQLHyperparameters, RDPGHyperparameters
 from tspace_core.distributed.ray_engine import RayEngine
-from tspace_core.errors import DivergedError
+from tspace_core.errors import DivergedError, EngineError
 from tspace_core.storage.replay import Replay
 
 pytestmark = pytest.mark.filterwarnings(RAY_WARNINGS)
@@ -152,6 +152,28 @@ def test_a_killed_node_costs_no_more_than_the_updates_since_the_last_checkpoint(
     train_offline(alone, replay, updates=150)
     assert largest_difference(alone, shared) < 1e-3, "one learner of two goes on with whole batches"
     world.whole_again()
+
+
+def test_a_cluster_that_is_gone_is_said_with_the_last_good_checkpoint(
+    world: World, engine: RayEngine, replay: Replay, tmp_path: Path
+) -> None:
+    def progress(done: int, of: int, point: SeriesPoint) -> None:
+        if done == 75:
+            world.kill_courier()
+
+    store, tracker = CheckpointStore(tmp_path / "c", every=50), KeptTracker()
+    with pytest.raises(EngineError, match=r"cluster is gone.*00000050: run again with resume=True"):
+        engine.train_offline(
+            new_agent(), replay, updates=150, tracker=tracker, checkpoints=store, progress=progress,
+            report_every=25,
+        )  # fmt: skip
+    assert store.steps() == [0, 50]
+    assert tracker.told == ["start ddpg", "FAILED"]
+    on, alone = new_agent(), new_agent()
+    again = engine.train_offline(on, replay, updates=150, checkpoints=store, resume=True, report_every=25)
+    train_offline(alone, replay, updates=150)
+    assert (again.resumed_from, again.updates) == (50, 150)
+    assert largest_difference(alone, on) < 1e-3
 
 
 @pytest.mark.slow

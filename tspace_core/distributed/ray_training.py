@@ -9,6 +9,7 @@ import logging
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tspace_core import errors
@@ -78,6 +79,9 @@ class RayTraining:
         except KeyboardInterrupt:
             status = "KILLED"
             raise
+        except self._ray.exceptions.RayError as error:
+            message = f"the Ray cluster is gone ({_first_line(error)}). {self._last_words()}"
+            raise EngineError(message) from error
         finally:
             self._finish(status)
         return summary.model_copy(
@@ -144,7 +148,8 @@ class RayTraining:
             while thread.is_alive():
                 self._listen(courier, _LISTEN_S)
         except BaseException:
-            self._ray.get(courier.stop.remote())
+            with suppress(self._ray.exceptions.RayError):  # without a courier learners end at their next word
+                self._ray.get(courier.stop.remote())
             thread.join(_END_S)
             raise
         self._listen(courier, 0.01)
