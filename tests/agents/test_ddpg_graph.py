@@ -22,14 +22,6 @@ HYPER = SMALL.model_copy(update={"batch_size": 32})
 BANDS = HYPER.model_copy(update={"action_bands": (0.0, 0.3, 1.0)})
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    name = str(request.param)
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    return name
-
-
 @pytest.fixture
 def version(tmp_path: Path) -> Replay:
     episodes = [coded_episode(n, 9 * n, end_reason=("end", "terminal")[n % 2]) for n in range(1, 9)]
@@ -147,8 +139,8 @@ def test_divergence_in_an_interval_stops_the_training(version: Replay, device: s
         train_offline(agent, version, updates=50, update=GraphUpdate(device))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_training_is_on_the_host(version: Replay) -> None:
+def test_without_a_device_training_is_on_the_host(version: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert graph_update(new_agent(version), version) is None
 
 

@@ -17,14 +17,6 @@ from tspace_core.storage.replay_sequences import SequenceBatch
 from tspace_core.storage.replay_writer import layout_of
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    name = str(request.param)
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    return name
-
-
 def same(found: TensorBatch | TensorSequences, host: ReplayBatch | SequenceBatch) -> None:
     assert found._fields == host._fields
     for name, ours, theirs in zip(found._fields, found, host, strict=True):

@@ -52,6 +52,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield found
 
 
+@pytest.fixture
+def instance_on_disk(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A schedule's context reaches its instance by reference only, so it has to lie on disk."""
+    (tmp_path / "instance").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty tracking store: MLflow takes seconds to make one."""

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -183,11 +182,8 @@ class TestNightly:
     """The schedule asks for vehicles whose episodes their last agent has not seen."""
 
     @pytest.fixture
-    def instance(self, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-        """A schedule's context reaches its instance by reference only, so it has to lie on disk."""
-        (tmp_path / "instance").mkdir()
-        with dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as found:
-            yield found
+    def instance(self, instance_on_disk: dg.DagsterInstance) -> dg.DagsterInstance:
+        return instance_on_disk
 
     def evaluate(self, lake: Lake, instance: dg.DagsterInstance) -> Any:
         with dg.build_schedule_context(
