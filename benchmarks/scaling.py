@@ -25,7 +25,7 @@ from replay_peers import episodes
 
 from tspace_core.agents import DDPG, CheckpointStore
 from tspace_core.config import DDPGHyperparameters, EngineConfig, load_hyperparameters
-from tspace_core.distributed import Engine, LocalEngine, train_from_rollouts
+from tspace_core.distributed import Driving, Engine, LocalEngine, train_from_rollouts
 from tspace_core.distributed.ray_cluster import import_ray
 from tspace_core.distributed.ray_engine import RayEngine
 from tspace_core.storage.replay import Replay, build_replay
@@ -53,7 +53,7 @@ def updates_a_second(engine: Engine, replay: Replay, folder: Path, updates: int)
 def steps_a_second(engine: Engine, places: int, steps: int) -> float:
     """While driving: the first episode of each place, which starts it, does not count."""
     agent = DDPG(DDPGHyperparameters(), STATE_DIM, ACTION_DIM, seed=0)
-    with engine.rollouts(agent, TWIN, longest=steps) as rollouts:
+    with engine.rollouts(agent, Driving(environment=TWIN, places=places, longest=steps)) as rollouts:
         source = iter(rollouts)
         list(islice(source, places))
         began = time.perf_counter()

@@ -3,7 +3,7 @@
 An asset asks for ``engine: EngineResource`` and opens it while it trains::
 
     with engine.open() as found:
-        train_agent(..., engine=found.train_offline)
+        train_agent(..., trainer=found.train_offline)
 
 Where the settings say ``ray`` the resource is also one of dagster-ray (``RayEngineResource``): its
 ``connect`` gives other assets the same cluster. Neither Ray nor dagster-ray is imported otherwise.

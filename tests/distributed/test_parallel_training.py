@@ -24,7 +24,7 @@ from tspace_core.config import (
     RDPGHyperparameters,
     load_hyperparameters,
 )
-from tspace_core.distributed import Engine, LocalEngine, train_from_rollouts
+from tspace_core.distributed import Driving, Engine, LocalEngine, train_from_rollouts
 from tspace_core.distributed.ray_engine import RayEngine
 from tspace_core.errors import AgentError, CheckpointError, EngineError
 
@@ -183,7 +183,11 @@ def test_the_tracker_and_who_waits_are_told() -> None:
 
 def test_the_warm_up_is_random_and_what_follows_is_the_agents() -> None:
     agent = fresh()
-    with local().rollouts(agent, PENDULUM, longest=200, warm_up=3, explore=False) as rollouts:
+    engine = local()
+    driving = Driving(
+        environment=PENDULUM, places=engine.config.actors, longest=200, warm_up=3, explore=False
+    )
+    with engine.rollouts(agent, driving) as rollouts:
         found = list(islice(rollouts, 4))
     for one in found[:3]:
         actions = one.records.actions[:, 0]

@@ -11,10 +11,9 @@ import pytest
 from tests.agents.batches import SMALL
 from tspace_core.agents import AGENTS, DPG
 from tspace_core.config import AgentHyperparameters, EngineConfig, IDQLHyperparameters, RDPGHyperparameters
-from tspace_core.distributed import Engine, LocalEngine, Rollout
+from tspace_core.distributed import Driving, Engine, LocalEngine, Rollout
 from tspace_core.distributed.policy_weights import copy_of, take, weights_of
 from tspace_core.distributed.ray_engine import RayEngine
-from tspace_core.distributed.rollouts import Driving
 from tspace_core.errors import AgentError
 
 PENDULUM = "Pendulum-v1"
@@ -35,8 +34,13 @@ def pendulum_agent(name: str = "ddpg", seed: int = 3) -> DPG:
     return agent
 
 
+def driving(engine: Engine, environment: str = PENDULUM, **more: Any) -> Driving:
+    """In as many places as the engine has actors."""
+    return Driving(**{"environment": environment, "places": engine.config.actors, **more})
+
+
 def first(engine: Engine, agent: DPG, count: int, environment: str = PENDULUM, **more: Any) -> list[Rollout]:
-    with engine.rollouts(agent, environment, longest=20, **more) as rollouts:
+    with engine.rollouts(agent, driving(engine, environment, longest=20, **more)) as rollouts:
         return list(islice(rollouts, count))
 
 
@@ -81,7 +85,7 @@ def test_engines_drive_the_same_episodes(engine: RayEngine) -> None:
     agent, better = pendulum_agent(), pendulum_agent(seed=4)
 
     def two_versions(engine: Engine) -> list[Rollout]:
-        with engine.rollouts(agent, PENDULUM, longest=10, seed=7) as rollouts:
+        with engine.rollouts(agent, driving(engine, longest=10, seed=7)) as rollouts:
             found = []
             for one in rollouts:
                 found.append(one)
@@ -102,9 +106,9 @@ def test_a_place_that_begins_late_drives_as_one_that_took_the_weights(name: str)
     before, after = pendulum_agent(name, seed=3), pendulum_agent(name, seed=4)
     taken, late = copy_of(weights_of(before)), copy_of(weights_of(after))
     take(taken, weights_of(after))
-    driving = Driving(environment=PENDULUM, places=1, longest=10, seed=7)
+    alone = Driving(environment=PENDULUM, places=1, longest=10, seed=7)
     for episode in range(2):
-        found, wanted = (driving.drive(driving.place(0), agent, 0, episode) for agent in (taken, late))
+        found, wanted = (alone.drive(alone.place(0), agent, 0, episode) for agent in (taken, late))
         for field, values in wanted.records._asdict().items():
             np.testing.assert_array_equal(getattr(found.records, field), values, err_msg=field)
 
@@ -121,7 +125,7 @@ def test_what_a_recurrent_agent_remembers_comes_along(any_engine: Engine) -> Non
 def test_the_twin_says_rows_and_energy(any_engine: Engine) -> None:
     agent = AGENTS["ddpg"](SMALL, 90, 68, seed=1)
     options = [{"driver": "tracker"}, {"driver": "habitual"}]
-    with any_engine.rollouts(agent, TWIN, options=options, longest=4) as rollouts:
+    with any_engine.rollouts(agent, driving(any_engine, TWIN, options=options, longest=4)) as rollouts:
         found = list(islice(rollouts, 2))
     assert all(one.info["total_energy_wh"] != 0 and len(one) == 4 for one in found)
     assert all(set(one.records.first_rows.tolist()) <= set(range(20)) for one in found)
@@ -132,10 +136,8 @@ def test_records_behind_a_guard_hold_what_took_effect() -> None:
     agent.tensors()["actor"]["output.bias"].fill_(-5.0)  # it asks for the whole budget less
     actions = []
     for guarded in (False, True):
-        options = [{"guarded": guarded}]
-        with LocalEngine(EngineConfig(actors=1)).rollouts(
-            agent, TWIN, options=options, longest=1
-        ) as rollouts:
+        step = Driving(environment=TWIN, places=1, options=[{"guarded": guarded}], longest=1)
+        with LocalEngine().rollouts(agent, step) as rollouts:
             (found,) = islice(rollouts, 1)
         actions.append(250.0 * found.records.actions[0])
     assert actions[0].max() < -240.0
@@ -148,7 +150,7 @@ def test_a_dead_place_is_filled_and_nothing_finished_is_lost(engine: RayEngine, 
     never = tmp_path / "never"
     never.touch()
     options = [{"mark": str(never)}, {"mark": str(tmp_path / "died")}]
-    with engine.rollouts(agent, DYING, options=options, longest=20) as rollouts:
+    with engine.rollouts(agent, driving(engine, DYING, options=options, longest=20)) as rollouts:
         found = list(islice(rollouts, 6))
         assert rollouts.replaced == 1
     assert (tmp_path / "died").exists(), "its process ended in the middle of its second episode"

@@ -110,7 +110,7 @@ def test_a_sweep_judged_by_the_twin(
 
     def counted(self: LocalEngine, *args: Any, **options: Any) -> Any:
         trained.append(options["updates"])
-        return plain(self, *args, **options)
+        return plain(*args, **options)
 
     monkeypatch.setattr(LocalEngine, "train_offline", counted)
     lake, vehicle = Lake(data_dir), load_vehicle(VEHICLE)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tspace_core.agents.offline_run import (
     AGENT,
-    Engine,
     Trained,
+    Trainer,
     has_agent,
     latest_agent,
     newest_agent,
@@ -220,7 +220,7 @@ def train_vehicles(
     workers: int = 1,
     again: bool = False,
     tell: Tell = lambda line: None,
-    engine: Engine | None = None,
+    trainer: Trainer | None = None,
 ) -> TrainReport:
     """Train an agent a vehicle on its latest replay buffer, each vehicle a unit of work; see ``train_agent``.
 
@@ -239,7 +239,7 @@ def train_vehicles(
         again: also vehicles whose latest agent is of this run: its figures are stored once more. A finished
             run is never trained twice, as it would give the same weights.
         tell: is told each vehicle that has ended.
-        engine: what carries a training out, one vehicle after the other; default: the ``workers``.
+        trainer: what carries a training out, one vehicle after the other; default: the ``workers``.
 
     Raises:
         StorageError: the lake cannot be written.
@@ -264,10 +264,10 @@ def train_vehicles(
         seed=seed,
         repeat_records=repeat_records,
         tracking_uri=tracking_uri,
-        engine=engine,
+        trainer=trainer,
     )
-    # An engine is this process's: its own workers share each training.
-    count = workers if engine is None else 1
+    # A trainer is this process's: its own workers share each training.
+    count = workers if trainer is None else 1
     batch = run_batch(lake, f"train-{agent}", todo, work, workers=count, again=True, tell=tell)
     report.failed.update(batch.failed)
     for vehicle_id in batch.done:
@@ -294,7 +294,7 @@ def _train(
     seed: int | None,
     repeat_records: bool | None,
     tracking_uri: str | None,
-    engine: Engine | None,
+    trainer: Trainer | None,
 ) -> Mapping[str, Any]:
     trained = train_agent(
         lake,
@@ -305,7 +305,7 @@ def _train(
         repeat_records=repeat_records,
         tracker=None if tracking_uri is None else partial(tracker_of, lake, vehicle_id, tracking_uri),
         writer=writer,
-        engine=engine,
+        trainer=trainer,
     )
     summary = trained.summary
     return {

@@ -38,10 +38,10 @@ AGENT = "ddpg"
 """The agent that is trained where none is named."""
 
 
-class Engine(Protocol):
+class Trainer(Protocol):
     """What carries out a training: ``train_offline`` in this process, or the same on a cluster.
 
-    An engine takes over the agent as it is given, resumes from ``checkpoints`` where ``resume`` says so,
+    A trainer takes over the agent as it is given, resumes from ``checkpoints`` where ``resume`` says so,
     writes the same checkpoints (``checkpoints.every`` updates, the last one through ``writer``), tells
     ``progress`` and ``tracker`` in this process, and leaves ``agent`` with the trained weights. The
     agent's ``made_for`` and seed are kept. Its errors are those of ``train_offline``, and ``EngineError``
@@ -112,7 +112,7 @@ def train_agent(
     writer: Writer = DIRECT,
     hyper: AgentHyperparameters | None = None,
     repeat_records: bool | None = None,
-    engine: Engine | None = None,
+    trainer: Trainer | None = None,
 ) -> Trained:
     """Train a fresh agent on the vehicle's latest replay buffer; a stopped run goes on.
 
@@ -128,13 +128,13 @@ def train_agent(
         hyper: of the agent; default: the agent's file in conf/hyperparameters.
         repeat_records: learn also where the buffer holds fewer records than a batch; default: that of the
             hyperparameters.
-        engine: what carries the training out; default: this process.
+        trainer: what carries the training out; default: this process.
 
     Raises:
         StorageError: there is no replay buffer.
         AgentError: an unknown agent, training diverged, or the buffer does not fit.
         CheckpointError: the checkpoints to go on from are of another agent.
-        EngineError: the engine's cluster is gone.
+        EngineError: the trainer's cluster is gone.
     """
     from tspace_core.agents.checkpoint import CheckpointStore
     from tspace_core.agents.made_for import made_for
@@ -160,7 +160,7 @@ def train_agent(
             )
 
     with one_thread():
-        summary = (engine or train_offline)(
+        summary = (trainer or train_offline)(
             fresh,
             replay,
             updates=total,

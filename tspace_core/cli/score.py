@@ -117,7 +117,7 @@ def train(
             workers=workers,
             again=again,
             tell=_tell,
-            engine=None if engine.name == "local" else engine.train_offline,
+            trainer=None if engine.name == "local" else engine.train_offline,
         )
     if as_json:
         typer.echo(json.dumps(_trained_json(report)))

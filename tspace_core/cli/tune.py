@@ -40,7 +40,7 @@ def tune(
             trials=trials,
             tracking_uri=tracking_uri(lake) if track else None,
             tell=lambda line: typer.echo(line, err=True),
-            engine=engine.train_offline,
+            trainer=engine.train_offline,
         )
     if as_json:
         typer.echo(json.dumps(_json(result)))

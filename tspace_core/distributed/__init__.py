@@ -2,6 +2,6 @@
 
 from tspace_core.distributed.engine import Engine, LocalEngine, make_engine
 from tspace_core.distributed.parallel_training import train_from_rollouts
-from tspace_core.distributed.rollouts import Rollout, Rollouts
+from tspace_core.distributed.rollouts import Driving, Rollout, Rollouts
 
-__all__ = ["Engine", "LocalEngine", "Rollout", "Rollouts", "make_engine", "train_from_rollouts"]
+__all__ = ["Driving", "Engine", "LocalEngine", "Rollout", "Rollouts", "make_engine", "train_from_rollouts"]

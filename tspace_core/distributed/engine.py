@@ -1,21 +1,16 @@
 """Engines: what carries out a training and drives environments, in this process or on a cluster."""
 
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from tspace_core.agents.training import REPORT_EVERY, train_offline
+from tspace_core.agents import training
 from tspace_core.config import EngineConfig
-from tspace_core.distributed.rollouts import Driving, LocalRollouts, Order, Rollouts
-from tspace_core.storage.writer import DIRECT, Writer
+from tspace_core.distributed.rollouts import Driving, LocalRollouts, Rollouts
 
 if TYPE_CHECKING:
-    from tspace_core.agents.checkpoint import CheckpointStore
     from tspace_core.agents.dpg import DPG
-    from tspace_core.agents.tracking import RunTracker
-    from tspace_core.agents.training import Progress, TrainSummary
-    from tspace_core.storage.replay import Replay
+    from tspace_core.agents.offline_run import Trainer
 
 
 class Engine(Protocol):
@@ -33,55 +28,21 @@ class Engine(Protocol):
     ) -> None:
         """Same as ``close``."""
 
-    def train_offline(
-        self,
-        agent: "DPG",
-        replay: "Replay",
-        *,
-        updates: int,
-        tracker: "RunTracker | None" = None,
-        checkpoints: "CheckpointStore | None" = None,
-        progress: "Progress | None" = None,
-        resume: bool = False,
-        report_every: int = REPORT_EVERY,
-        writer: Writer = DIRECT,
-    ) -> "TrainSummary":
-        """Train on a replay buffer; as ``agents.training.train_offline``, with the same checkpoints.
+    @property
+    def train_offline(self) -> "Trainer":
+        """Trains on a replay buffer; as ``agents.training.train_offline``, with the same checkpoints.
 
         Raises:
             EngineError: the cluster cannot be reached or is gone; names the last good checkpoint.
         """
 
-    def rollouts(
-        self,
-        agent: "DPG",
-        environment: str,
-        *,
-        options: Sequence[Mapping[str, Any]] = ({},),
-        places: int | None = None,
-        seed: int = 0,
-        explore: bool = True,
-        longest: int | None = None,
-        order: Order = "round",
-        first: int = 0,
-        warm_up: int = 0,
-    ) -> AbstractContextManager[Rollouts]:
-        """Drive an environment in several places at once; see ``rollouts.Rollouts``.
+    def rollouts(self, agent: "DPG", driving: Driving) -> AbstractContextManager[Rollouts]:
+        """Drive an environment in several places at once; see ``Rollouts``.
 
         Args:
             agent: whose policy drives; its weights are those of now, later ones are pushed.
-            environment: id of Gymnasium, with the module that registers it in front where it is not
-                Gymnasium's own: ``tspace_core.twin.environment:TorqueMap-v0``.
-            options: keyword arguments of the environment; place k takes the k-th of them, and round again.
-            places: each has its own episodes; default: ``actors`` of the settings. More than that are
-                driven by the actors that there are: how many there are does not change an episode.
-            seed: with place and episode it decides route, driver and noise.
-            explore: with the agent's exploration noise.
-            longest: steps after which an episode is cut off; None: the environment says.
-            order: ``round``: an episode of each place in turn, each round with the same weights, the same
-                episodes on every engine; ``arrival``: as they are finished, nobody waits.
-            first: number of each place's first episode, to go on where others ended.
-            warm_up: episodes, over all places from number 0 on, with random codes instead of the agent's.
+            driving: what is driven, and how. How many ``actors`` of the settings drive its places does not
+                change an episode.
 
         Raises:
             EngineError: the cluster cannot be reached.
@@ -95,6 +56,7 @@ class LocalEngine:
     """Everything in this process, one after the other."""
 
     name = "local"
+    train_offline = staticmethod(training.train_offline)
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
@@ -108,58 +70,8 @@ class LocalEngine:
     ) -> None:
         """Nothing was started."""
 
-    def train_offline(
-        self,
-        agent: "DPG",
-        replay: "Replay",
-        *,
-        updates: int,
-        tracker: "RunTracker | None" = None,
-        checkpoints: "CheckpointStore | None" = None,
-        progress: "Progress | None" = None,
-        resume: bool = False,
-        report_every: int = REPORT_EVERY,
-        writer: Writer = DIRECT,
-    ) -> "TrainSummary":
-        """``agents.training.train_offline``."""
-        return train_offline(
-            agent,
-            replay,
-            updates=updates,
-            tracker=tracker,
-            checkpoints=checkpoints,
-            progress=progress,
-            resume=resume,
-            report_every=report_every,
-            writer=writer,
-        )
-
-    def rollouts(
-        self,
-        agent: "DPG",
-        environment: str,
-        *,
-        options: Sequence[Mapping[str, Any]] = ({},),
-        places: int | None = None,
-        seed: int = 0,
-        explore: bool = True,
-        longest: int | None = None,
-        order: Order = "round",
-        first: int = 0,
-        warm_up: int = 0,
-    ) -> AbstractContextManager[Rollouts]:
+    def rollouts(self, agent: "DPG", driving: Driving) -> AbstractContextManager[Rollouts]:
         """See ``Engine``; the places drive in turn, so both orders are the same."""
-        driving = Driving(
-            environment=environment,
-            places=self.config.actors if places is None else places,
-            options=options,
-            seed=seed,
-            explore=explore,
-            longest=longest,
-            order=order,
-            first=first,
-            warm_up=warm_up,
-        )
         return LocalRollouts(agent, driving)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ driver with ``options``.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -145,19 +145,21 @@ def train_from_rollouts(
     )
     records = require_learner(agent, replay, capacity, offline)
     with ExitStack() as stack:
-        place = Driving(environment=environment, places=plan.places, options=options).place(0)
+        driving = Driving(
+            environment=environment,
+            places=plan.places,
+            options=options,
+            seed=seed,
+            explore=explore,
+            longest=longest,
+            warm_up=warm_up_episodes,
+        )
+        place = driving.place(0)
         stack.callback(place.close)
         place.require_fits(agent)
         run = _RoundsRun(
-            partial(
-                engine.rollouts,
-                agent,
-                environment,
-                options=options,
-                explore=explore,
-                longest=longest,
-                seed=seed,
-            ),
+            engine,
+            driving,
             stack,
             place.bounds,
             plan,
@@ -178,7 +180,8 @@ class _RoundsRun(LearningRun):
 
     def __init__(
         self,
-        rollouts: "partial[Any]",
+        engine: "Engine",
+        driving: Driving,
         stack: ExitStack,
         bounds: "tuple[Floats, Floats]",
         plan: RoundsPlan,
@@ -203,7 +206,8 @@ class _RoundsRun(LearningRun):
             tracker=tracker,
             progress=progress,
         )
-        self._make, self._stack, self._limits, self._driving = rollouts, stack, bounds, plan
+        self._engine, self._driving, self._stack, self._limits = engine, driving, stack, bounds
+        self._wanted = plan.episodes
         self._learn_from = plan.warm_up_episodes
         """Episodes after which learning begins."""
         self._learned_to = 0
@@ -212,13 +216,8 @@ class _RoundsRun(LearningRun):
         self._episodes: Iterator[Rollout]
 
     def _open(self) -> None:
-        made = self._make(
-            places=self._driving.places,
-            order="round",
-            first=int(self.state.numbers[0]),
-            warm_up=self._driving.warm_up_episodes,
-        )
-        self._rollouts = self._stack.enter_context(made)
+        driving = replace(self._driving, first=int(self.state.numbers[0]))
+        self._rollouts = self._stack.enter_context(self._engine.rollouts(self.agent, driving))
         self._episodes = iter(self._rollouts)
 
     def _drive(self) -> bool:
@@ -249,7 +248,7 @@ class _RoundsRun(LearningRun):
             self._rollouts.push(self.agent)
 
     def _progress(self) -> tuple[int, int]:
-        return int(np.sum(self.state.numbers)), self._driving.episodes
+        return int(np.sum(self.state.numbers)), self._wanted
 
     def _warm(self) -> bool:
         return int(np.sum(self.state.numbers)) >= self._learn_from
@@ -261,4 +260,4 @@ class _RoundsRun(LearningRun):
         # What is due and not done yet was counted, too, where no whole update came of it so far.
         self._learned_to = self.state.steps if self.state.updates or self.state.due else 0
         if "records" not in checkpoint.manifest.components:
-            self._learn_from = int(np.sum(self.state.numbers)) + self._driving.warm_up_episodes
+            self._learn_from = int(np.sum(self.state.numbers)) + self._driving.warm_up

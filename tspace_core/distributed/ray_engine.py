@@ -1,10 +1,8 @@
 """The engine on a Ray cluster: Ray Train's workers share the batches, Ray actors drive."""
 
-import logging
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from tspace_core.agents.training import REPORT_EVERY, TrainSummary, begin_offline
 from tspace_core.config import EngineConfig
@@ -12,8 +10,8 @@ from tspace_core.distributed.learner import LearnerTask
 from tspace_core.distributed.ray_cluster import RayCluster
 from tspace_core.distributed.ray_rollouts import RayRollouts
 from tspace_core.distributed.ray_training import RayTraining
-from tspace_core.distributed.rollouts import Driving, Order, Rollouts
-from tspace_core.errors import AgentError, EngineError
+from tspace_core.distributed.rollouts import Driving, Rollouts
+from tspace_core.errors import AgentError
 from tspace_core.storage.writer import DIRECT, Writer
 
 if TYPE_CHECKING:
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from tspace_core.agents.tracking import RunTracker
     from tspace_core.agents.training import Progress
     from tspace_core.storage.replay import Replay
-
-_log = logging.getLogger(__name__)
 
 
 class RayEngine:
@@ -100,37 +96,10 @@ class RayEngine:
         training = RayTraining(ray, self.config, task, checkpoints, tracker, progress)
         return training.run(agent, replay, resumed_from=state.done)
 
-    def rollouts(
-        self,
-        agent: "DPG",
-        environment: str,
-        *,
-        options: Sequence[Mapping[str, Any]] = ({},),
-        places: int | None = None,
-        seed: int = 0,
-        explore: bool = True,
-        longest: int | None = None,
-        order: Order = "round",
-        first: int = 0,
-        warm_up: int = 0,
-    ) -> AbstractContextManager[Rollouts]:
+    def rollouts(self, agent: "DPG", driving: Driving) -> AbstractContextManager[Rollouts]:
         """Drive in as many places at once as there are ``actors``; see ``Engine``."""
-        driving = Driving(
-            environment=environment,
-            places=self.config.actors if places is None else places,
-            options=options,
-            seed=seed,
-            explore=explore,
-            longest=longest,
-            order=order,
-            first=first,
-            warm_up=warm_up,
-        )
         return RayRollouts(self._cluster.connect(), self.config, agent, driving)
 
     def close(self) -> None:
         """Leave the cluster; end it where it was started here."""
         self._cluster.close()
-
-
-__all__ = ["EngineError", "RayEngine"]

@@ -44,17 +44,32 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class Driving:
-    """What is driven, and how; the arguments of ``Engine.rollouts`` of the same names."""
+    """What is driven, and how.
+
+    Raises:
+        AgentError: a number is too small, or there are no options.
+    """
 
     environment: str
+    """Id of Gymnasium, with the module that registers it in front where it is not Gymnasium's own:
+    ``tspace_core.twin.environment:TorqueMap-v0``."""
     places: int
+    """Each has its own episodes. More than an engine's ``actors`` take turns."""
     options: Sequence[Mapping[str, Any]] = ({},)
+    """Keyword arguments of the environment; place k takes the k-th of them, and round again."""
     seed: int = 0
+    """With place and episode it decides route, driver and noise."""
     explore: bool = True
+    """With the agent's exploration noise."""
     longest: int | None = None
+    """Steps after which an episode is cut off; None: the environment says."""
     order: Order = "round"
+    """``round``: an episode of each place in turn, each round with the same weights, the same episodes on
+    every engine; ``arrival``: as they are finished, nobody waits."""
     first: int = 0
+    """Number of each place's first episode, to go on where others ended."""
     warm_up: int = 0
+    """Episodes, over all places from number 0 on, with random codes instead of the agent's."""
 
     def __post_init__(self) -> None:
         for name, low in (("places", 1), ("first", 0), ("warm_up", 0)):

@@ -9,7 +9,7 @@ from tspace_core.errors import ConfigError
 from tspace_core.tuning.plan import GymnasiumObjective, Sweep, TwinObjective, finite
 
 if TYPE_CHECKING:
-    from tspace_core.agents.offline_run import Engine
+    from tspace_core.agents.offline_run import Trainer
     from tspace_core.agents.tracking import RunTracker
     from tspace_core.storage.lake import Lake
 
@@ -20,7 +20,7 @@ Objective = Callable[[AgentHyperparameters, Path, "RunTracker", Report], float]
 
 
 def objective_of(
-    sweep: Sweep, lake: "Lake | None", vehicle_id: str | None, engine: "Engine | None" = None
+    sweep: Sweep, lake: "Lake | None", vehicle_id: str | None, trainer: "Trainer | None" = None
 ) -> Objective:
     """What judges the trials of a sweep.
 
@@ -34,7 +34,7 @@ def objective_of(
     if lake is None or vehicle_id is None:
         message = "the objective is the twin: name the vehicle that is trained for (--vehicle)"
         raise ConfigError(message)
-    return _in_twin(sweep, found, lake, vehicle_id, engine)
+    return _in_twin(sweep, found, lake, vehicle_id, trainer)
 
 
 def _in_gymnasium(sweep: Sweep, wanted: GymnasiumObjective) -> Objective:
@@ -60,7 +60,7 @@ def _in_gymnasium(sweep: Sweep, wanted: GymnasiumObjective) -> Objective:
 
 
 def _in_twin(
-    sweep: Sweep, wanted: TwinObjective, lake: "Lake", vehicle_id: str, engine: "Engine | None"
+    sweep: Sweep, wanted: TwinObjective, lake: "Lake", vehicle_id: str, trainer: "Trainer | None"
 ) -> Objective:
     from tspace_core.storage.replay import Replay
 
@@ -81,7 +81,7 @@ def _in_twin(
             hyper = hyper.model_copy(update={"repeat_records": wanted.repeat_records})
             agent = agent_class(sweep.agent)(hyper, replay.layout.state_dim, replay.layout.action_dim)
             agent.made_for = made_for(replay.layout)
-            (engine or train_offline)(
+            (trainer or train_offline)(
                 agent, replay, updates=updates, tracker=tracker, checkpoints=store, resume=True
             )
             policy = AgentPolicy.load(store.latest())

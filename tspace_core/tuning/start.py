@@ -9,7 +9,7 @@ from tspace_core.tuning.plan import GymnasiumObjective, load_sweep
 from tspace_core.tuning.sweep import SweepResult, run_sweep
 
 if TYPE_CHECKING:
-    from tspace_core.agents.offline_run import Engine
+    from tspace_core.agents.offline_run import Trainer
     from tspace_core.agents.tracking import RunTracker
     from tspace_core.objects.path import AnyPath
     from tspace_core.storage.lake import Lake
@@ -26,7 +26,7 @@ def start_sweep(
     tracking_uri: str | None = None,
     artifacts: "AnyPath | None" = None,
     tell: Callable[[str], object] = lambda line: None,
-    engine: "Engine | None" = None,
+    trainer: "Trainer | None" = None,
 ) -> SweepResult:
     """Do a sweep of conf/sweeps in the lake's folder on this machine, ``sweeps/<name>[-<vehicle>]``.
 
@@ -38,7 +38,7 @@ def start_sweep(
         tracking_uri: MLflow's tracking store; None tracks nothing.
         artifacts: where pictures go, for a store of our own; default: beside the lake.
         tell: is told each trial.
-        engine: what carries out offline trainings; default: this process.
+        trainer: what carries out offline trainings; default: this process.
 
     Raises:
         ConfigError: the sweep or vehicle is unknown, or its file is wrong.
@@ -73,5 +73,5 @@ def start_sweep(
         vehicle_id=vehicle,
         tracker=None if tracking_uri is None else tracker,
         tell=tell,
-        engine=engine,
+        trainer=trainer,
     )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import optuna
     from matplotlib.figure import Figure
 
-    from tspace_core.agents.offline_run import Engine
+    from tspace_core.agents.offline_run import Trainer
     from tspace_core.agents.tracking import RunTracker, Status
     from tspace_core.storage.lake import Lake
 
@@ -78,7 +78,7 @@ def run_sweep(
     vehicle_id: str | None = None,
     tracker: MakeTracker | None = None,
     tell: Callable[[str], object] = lambda line: None,
-    engine: "Engine | None" = None,
+    trainer: "Trainer | None" = None,
     objective: Objective | None = None,
 ) -> SweepResult:
     """Do what is left of a sweep's trials, one after the other.
@@ -91,14 +91,14 @@ def run_sweep(
         vehicle_id: whose, for the objective ``twin``.
         tracker: makes trackers; None tracks nothing.
         tell: is told each trial.
-        engine: what carries out offline trainings; default: this process.
+        trainer: what carries out offline trainings; default: this process.
         objective: judges a trial; default: what the sweep says.
 
     Raises:
         ConfigError: the objective lacks something, or the folder is of another sweep.
         WriterBusyError: this sweep is going on in another process.
     """
-    judge = objective or objective_of(sweep, lake, vehicle_id, engine)
+    judge = objective or objective_of(sweep, lake, vehicle_id, trainer)
     base = load_hyperparameters(sweep.agent, sweep.hyperparameters)
     folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder / "sweep.lock", lambda holder: _busy(folder, holder)):

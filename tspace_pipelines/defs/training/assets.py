@@ -90,7 +90,7 @@ def _train(
             tracker=lambda run: tracking.tracker(vehicle_id, run),
             tell=context.log.info,
             writer=unit,
-            engine=opened.train_offline,
+            trainer=opened.train_offline,
         )
         last = trained.summary.series[-1]
         point = last.model_dump(mode="json")

@@ -40,7 +40,7 @@ def sweep_hyperparameters(
             tracking_uri=tracking.uri,
             artifacts=any_path(tracking.artifacts) if tracking.artifacts else None,
             tell=context.log.info,
-            engine=opened.train_offline,
+            trainer=opened.train_offline,
         )
     best = result.best
     rows = [
